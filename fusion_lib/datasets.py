@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import http.client
 import io
 import os
+import shutil
 import tarfile
 import urllib.error
 import urllib.request
@@ -57,6 +59,11 @@ class SegmentationDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         image, semantic, region = self.read(index)
+        for name, labels in (("semantic", semantic), ("region", region)):
+            if not np.issubdtype(labels.dtype, np.integer):
+                raise TypeError(f"{name} has dtype {labels.dtype}; expected integers")
+            if labels.shape != image.shape[:2]:
+                raise ValueError(f"{name} has shape {labels.shape}; expected that of the image, {image.shape[:2]}")
         sample = {
             "image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1)),
             "semantic": tv_tensors.Mask(torch.from_numpy(semantic.astype(np.int64))),
@@ -75,7 +82,7 @@ class Scenes(SegmentationDataset):
 
     Raises:
         ValueError: unknown split, or a file whose sha256 is not the one in SHA256SUMS.
-        FileNotFoundError: the file is not there.
+        FileNotFoundError: the file or SHA256SUMS is not there.
     """
 
     classes = scenes.CLASSES
@@ -88,7 +95,10 @@ class Scenes(SegmentationDataset):
         again = "write it again with: python -m fusion_lib.scenes FOLDER"
         if not path.is_file():
             raise FileNotFoundError(f"{path.name} is not in folder {path.parent.name!r}; {again}")
-        sums = dict(reversed(line.split()) for line in (path.parent / "SHA256SUMS").read_text().splitlines())
+        listed = path.parent / "SHA256SUMS"
+        if not listed.is_file():
+            raise FileNotFoundError(f"SHA256SUMS is not in folder {path.parent.name!r}; {again}")
+        sums = dict(reversed(line.split()) for line in listed.read_text().splitlines())
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() != sums.get(path.name):
             raise ValueError(f"{path.name} does not have the sha256 that SHA256SUMS lists; {again}")
@@ -133,7 +143,7 @@ class StanfordBackground(SegmentationDataset):
         with open(data_folder() / "stanford_background_folds.csv", newline="") as file:
             fold_of = {row["image_id"]: int(row["fold"]) for row in csv.DictReader(file)}
         role = {fold: "test", (fold + 1) % 5: "val"}
-        cache = cache_folder() / f"stanford_background_{self.CONTENT_SHA256[:12]}"
+        cache = cache_folder() / self.cache_name()
         if not (cache / "index.csv").is_file():
             _build_cache(cache, archive, self.CONTENT_SHA256)
         self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 5) uint8: red, green, blue, semantic, region
@@ -141,6 +151,11 @@ class StanfordBackground(SegmentationDataset):
             rows = [row for row in csv.DictReader(file)]
         self._rows = [row for row in rows if role.get(fold_of[row["image_id"]], "train") == split]
         self.image_ids = [row["image_id"] for row in self._rows]
+
+    @classmethod
+    def cache_name(cls) -> str:
+        """Name of the cached copy inside `cache_folder()`."""
+        return f"stanford_background_{cls.CONTENT_SHA256[:12]}"
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -234,11 +249,14 @@ def download_stanford_background() -> Path:
                 while block := answer.read(1 << 20):
                     file.write(block)
             length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise OSError(
-            f"{StanfordBackground.URL} does not answer ({error}). Get iccv09Data.tar.gz elsewhere and set "
-            f"{ARCHIVE_VARIABLE} to its path; what was fetched so far is kept"
-        ) from error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        whole = getattr(error, "code", None) == 416 and error.headers.get("Content-Range", "") == f"bytes */{have}"
+        if not whole:  # whole: an earlier call was killed between the last byte and the renaming
+            raise OSError(
+                f"{StanfordBackground.URL} does not answer ({error}). Get iccv09Data.tar.gz elsewhere and set "
+                f"{ARCHIVE_VARIABLE} to its path; what was fetched so far is kept"
+            ) from error
+        length = have
     if length and part.stat().st_size != int(length):
         raise OSError(f"the download stopped at {part.stat().st_size} of {length} bytes; call again to go on from there")
     os.replace(part, path)
@@ -269,7 +287,7 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
         raise ValueError(
             f"{source.name} does not hold the 715 photographs and labels of the Stanford Background Dataset as "
             f"published (content sha256 {digest.hexdigest()[:12]}..., expected {expected_sha256[:12]}...). "
-            "It was left as it is; fetch it again, or check that it is iccv09Data.tar.gz"
+            "It was left as it is; move it away and fetch it again, or check that it is iccv09Data.tar.gz"
         )
     pixels, rows, start = [], ["image_id,height,width,start\n"], 0
     for name in sorted(files):
@@ -286,15 +304,18 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
         rows.append(f"{image_id},{image.shape[0]},{image.shape[1]},{start}\n")
         start += len(pixels[-1])
     beside = cache.with_name(f"{cache.name}.{os.getpid()}.part")
-    beside.mkdir(parents=True, exist_ok=True)
-    np.save(beside / "pixels.npy", np.concatenate(pixels))
-    (beside / "index.csv").write_text("".join(rows))
     try:
+        beside.mkdir(parents=True, exist_ok=True)
+        np.save(beside / "pixels.npy", np.concatenate(pixels))
+        (beside / "index.csv").write_text("".join(rows))
         os.replace(beside, cache)
-    except OSError:  # another process was faster; its cache is as good
-        for path in beside.iterdir():
-            path.unlink()
-        beside.rmdir()
+    except OSError as error:
+        if not (cache / "index.csv").is_file():  # else another process was faster; its cache is as good
+            raise OSError(
+                error.errno, f"cannot write {cache.name} ({error.strerror}); free 300 MB or set {CACHE_VARIABLE} elsewhere"
+            ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _parse_labels(text: bytes) -> np.ndarray:
@@ -321,5 +342,6 @@ def _read_files(source: Path) -> Iterator[tuple[str, bytes]]:
                     yield "/".join(parts[-2:]), tar.extractfile(member).read()
     except (tarfile.TarError, EOFError, OSError, __import__("zlib").error) as error:
         raise ValueError(
-            f"{source.name} is cut short or no tar archive ({error}). It was left as it is; fetch it again"
+            f"{source.name} is cut short or no tar archive ({error}). It was left as it is; "
+            "move it away and fetch it again"
         ) from error

@@ -136,7 +136,23 @@ def render(
     Returns:
         image (size, size, 3) uint8; semantic labels (size, size) int64, void 255;
         region map (size, size) int64, ids 0..R-1 of connected regions, void -1.
+
+    Raises:
+        ValueError: a knob is beyond what a camera can do.
     """
+    for name, value, possible, expected in (
+        ("size", size, size >= 1, "at least one pixel"),
+        ("light", light, 0 <= light < np.inf, "a factor of at least 0"),
+        ("light_slope", light_slope, abs(light_slope) < np.inf, "a finite number"),
+        ("noise", noise, 0 <= noise < np.inf, "a standard deviation of at least 0"),
+        ("scale", scale, 0 < scale < np.inf, "a magnification above 0"),
+        ("rotation", rotation, abs(rotation) < np.inf, "an angle in degrees"),
+        ("perspective", perspective, abs(perspective) < 2, "a number between -2 and 2"),
+        ("occlusion", occlusion, 0 <= occlusion <= 1, "a number in [0, 1]"),
+        ("time", time, abs(time) < np.inf, "a finite number"),
+    ):
+        if not possible:
+            raise ValueError(f"{name} is {value}; expected {expected}")
     x, y = _camera(size, scale, rotation, perspective)
     semantic = np.where(y < scene.horizon + scene.tilt * (x - 0.5), SKY, GROUND)
     if scene.shore is not None:

@@ -1,0 +1,45 @@
+# make run [DATASET=scenes|stanford_background]   execute the lessons, or the main job on photographs
+# make test                                       every test
+# make lab                                        JupyterLab on notebooks/
+# make bench                                      times and memory, on this machine
+# make outputs                                    for authors: execute the notebooks and store their outputs
+
+DATASET ?= scenes
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: run test lab bench outputs seeds checkpoint clean
+
+run: .venv/ready
+	$(PY) -m fusion_lib.run $(DATASET)
+
+test: .venv/ready
+	$(PY) -m pytest -q tests
+	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+lab: .venv/ready
+	$(PY) -m jupyterlab notebooks
+
+bench: .venv/ready
+	$(PY) -m fusion_lib.bench
+
+outputs: .venv/ready
+	$(PY) -m fusion_lib.run store
+
+seeds: .venv/ready
+	$(PY) -m fusion_lib.run seeds
+
+checkpoint: .venv/ready
+	$(PY) -m fusion_lib.run checkpoint
+
+# The environment is whole only once `ready` is written; an interrupted installation is taken up again.
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is older than 3.10; call: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv .venv || \
+		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[notebooks,test,pretrained]'
+	@touch $@
+
+clean:
+	rm -rf .venv build

@@ -1,0 +1,95 @@
+"""Times and memory on this machine: `make bench`. Nothing here is asserted; compare ratios, not single figures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fusion_lib import datasets, metrics, models, recipes, regions, run, targets, training
+from fusion_lib.losses import FusionLoss
+
+
+def median_milliseconds(work: Callable, repeats: int = 20) -> float:
+    """Median wall time of one call, after one to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        times.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(times[1:]))
+
+
+def import_seconds() -> tuple[float, float]:
+    """Seconds to import torch and torchvision, and what fusion_lib with all its modules adds."""
+    modules = ", ".join(f"fusion_lib.{name}" for name in "datasets transforms training regions metrics plots recipes".split())
+    code = (
+        "import time; a = time.perf_counter(); import torch, torchvision; b = time.perf_counter(); "
+        f"import {modules}; print(b - a, time.perf_counter() - b)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
+    return tuple(float(np.median([float(r.stdout.split()[i]) for r in runs[1:]])) for i in (0, 1))
+
+
+def pictures() -> list[tuple[str, dict]]:
+    """One sample of each size that is at hand."""
+    samples = [("64 x 64", datasets.Scenes("val")[0])]
+    if (datasets.cache_folder() / datasets.StanfordBackground.cache_name()).is_dir():
+        samples.append(("240 x 320", datasets.StanfordBackground("val")[0]))
+    return samples
+
+
+def main() -> None:
+    """Print every figure, one a line."""
+    print(f"{training.describe_machine()}; torch {torch.__version__}")
+    base, added = import_seconds()
+    print(f"import torch, torchvision: {base:.2f} s; import of every fusion_lib module adds {added:.2f} s")
+    if len(pictures()) == 2:
+        print(f"715 photographs from their cache: {median_milliseconds(lambda: datasets.StanfordBackground('train')[0], 5) / 1e3:.3f} s")
+    for size, sample in pictures():
+        target = targets.region_target(np.asarray(sample["region"]), 2.0)
+        one_hot = np.eye(3)[np.minimum(target, 2)].transpose(2, 0, 1)
+        logits = {"semantic": torch.randn(1, 8, *target.shape), "region": torch.randn(1, 3, *target.shape)}
+        batch = {"semantic": sample["semantic"][None], "region_target": torch.from_numpy(target)[None]}
+        work = {
+            "loss": lambda: FusionLoss()(logits, batch),
+            "region target": lambda: targets.region_target(np.asarray(sample["region"]), 2.0),
+            "decode": lambda: regions.decode_regions(one_hot),
+            "partition metrics": lambda: metrics.partition_scores(sample["region"], sample["region"]),
+            "confusion matrix": lambda: metrics.confusion_matrix(sample["semantic"], sample["semantic"], 8),
+        }
+        print(f"milliseconds a picture of {size}:", ", ".join(f"{n} {median_milliseconds(w):.2f}" for n, w in work.items()))
+    images = torch.rand(8, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    fused, two = (kind(recipes.TASKS).to(memory_format=torch.channels_last) for kind in (models.FusionModel, models.TwoNetworks))
+    pairs = [(training.time_step(fused, images), training.time_step(two, images)) for _ in range(5)]
+    print(
+        f"training step, 8 scenes: fused {np.median([f for f, _ in pairs]):.0f} ms, two networks "
+        f"{np.median([t for _, t in pairs]):.0f} ms, ratio {np.median([f / t for f, t in pairs]):.2f}; parameters "
+        f"{models.count_parameters(fused):,} and {models.count_parameters(two):,}"
+    )
+    for path in sorted(run.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        seconds, megabytes = notebook_cost(path)
+        print(f"{path.stem}: {seconds:.0f} s, peak memory {megabytes:.0f} MB")
+
+
+def notebook_cost(path: Path) -> tuple[float, float]:
+    """Seconds and peak memory (MB, of its kernel) of one notebook, executed in a process of its own."""
+    code = (
+        "import nbformat, resource, sys, pathlib; from fusion_lib import run; "
+        "run.execute(nbformat.read(sys.argv[1], 4), pathlib.Path(sys.argv[1]).stem, pathlib.Path(sys.argv[2])); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code, path, folder], capture_output=True, text=True, check=True)
+        return time.perf_counter() - began, float(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Figures that look the same everywhere: opaque white, colour-blind-safe, and checkable by numbers.
+
+A figure cannot be compared pixel by pixel between machines, so every function returns a `Drawn`: what was
+drawn, in words and numbers, which a cell can print and a test can compare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Patch
+
+from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
+from fusion_lib.targets import REGION_CLASSES, boundary_mask
+
+# Okabe & Ito (2008): eight colours that stay apart under every common colour blindness.
+PALETTE = np.array(
+    [(86, 180, 233), (230, 159, 0), (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (90, 90, 90)]
+) / 255  # fmt: skip
+VOID_COLOUR = np.array((1.0, 1.0, 1.0))
+REGION_TARGET_COLOURS = np.array([(0.05, 0.05, 0.05), (230, 159, 0), (245, 240, 220)], float)
+REGION_TARGET_COLOURS[1:] /= 255
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a figure shows: titles of its panels, entries of its legend, and the range of each panel's values."""
+
+    titles: tuple[str, ...]
+    legend: tuple[str, ...]
+    ranges: tuple[tuple[float, float], ...]
+
+
+def use_style() -> None:
+    """Opaque white figures (readable on a dark page), 10-point text, 80 dots an inch to keep notebooks small."""
+    plt.rcParams.update(
+        {"figure.facecolor": "white", "savefig.facecolor": "white", "axes.facecolor": "white", "figure.dpi": 80,
+         "savefig.dpi": 80, "font.size": 10, "axes.prop_cycle": plt.cycler(color=PALETTE[[2, 3, 4, 5, 1, 0, 7]]),
+         "image.interpolation": "nearest"}
+    )  # fmt: skip
+
+
+def colour_classes(labels: np.ndarray) -> np.ndarray:
+    """(H, W) class indices -> (H, W, 3) colours; void (255) is white."""
+    labels = np.asarray(labels)
+    return np.where((labels == SEMANTIC_VOID)[..., None], VOID_COLOUR, PALETTE[labels % len(PALETTE)])
+
+
+def colour_regions(region: np.ndarray) -> np.ndarray:
+    """(H, W) region ids -> (H, W, 3): a colour an id (ids only tell regions apart), boundaries dark, void white."""
+    region = np.asarray(region)
+    shades = np.random.default_rng(3).permutation(np.linspace(0.0, 1.0, 24))
+    colours = plt.get_cmap("viridis")(shades[region % len(shades)])[..., :3] * 0.75 + 0.25
+    colours[boundary_mask(region)] *= 0.45
+    colours[region == REGION_VOID] = VOID_COLOUR
+    return colours
+
+
+def colour_region_target(target: np.ndarray) -> np.ndarray:
+    """(H, W) boundary, rim, core -> black, orange, cream; void white."""
+    target = np.asarray(target)
+    return np.where((target == SEMANTIC_VOID)[..., None], VOID_COLOUR, REGION_TARGET_COLOURS[target % 3])
+
+
+def colour_fused(semantic: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The fused map: class colours, with the borders of the regions drawn in black."""
+    colours = colour_classes(semantic).copy()
+    colours[boundary_mask(region)] *= 0.3
+    return colours
+
+
+def show(panels: dict[str, np.ndarray], legend: tuple[str, ...] = (), columns: int = 4, panel: float = 2.4) -> Drawn:
+    """Show pictures side by side.
+
+    Args:
+        panels: {title: (H, W, 3) colours or uint8, or (H, W) values drawn in the `cividis` colour map}.
+        legend: class names, in the order of `PALETTE`; or `REGION_CLASSES`.
+        columns: panels in a row.
+        panel: width of one panel in inches.
+    """
+    rows = -(-len(panels) // columns)
+    across = min(columns, len(panels))
+    height, width = _image(next(iter(panels.values()))).shape[:2]
+    figure, axes = plt.subplots(
+        rows, across, figsize=(panel * across, (panel * height / width + 0.3) * rows + 0.35 * bool(legend)), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, picture) in zip(axes.flat, panels.items()):
+        axis.imshow(_image(picture), cmap="cividis")
+        axis.set_title(title, fontsize=10)
+    if legend:
+        colours = REGION_TARGET_COLOURS if tuple(legend) == REGION_CLASSES else PALETTE
+        handles = [Patch(facecolor=colour, edgecolor="black", label=name) for colour, name in zip(colours, legend)]
+        figure.legend(handles=handles, loc="lower center", ncols=min(len(legend), 2 * across + 1), frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, (0.42 if len(legend) > 2 * across + 1 else 0.25) / figure.get_figheight() if legend else 0, 1, 1))
+    plt.show()
+    ranges = tuple((round(float(p.min()), 3), round(float(p.max()), 3)) for p in map(_image, panels.values()))
+    return Drawn(tuple(panels), tuple(legend), ranges)
+
+
+def show_history(history: list[dict], names: tuple[str, ...] = ("total", "semantic", "region")) -> Drawn:
+    """Training and validation loss of each part over the epochs, and the validation mIoU of each task."""
+    names = tuple(name for name in names if f"train_{name}" in history[0])
+    tasks = tuple(name.removeprefix("val_miou_") for name in history[0] if name.startswith("val_miou_"))
+    figure, axes = plt.subplots(1, len(names) + 1, figsize=(3.1 * (len(names) + 1), 2.8), squeeze=False)
+    epochs = [entry["epoch"] + 1 for entry in history]
+    for axis, name in zip(axes[0], names):
+        axis.plot(epochs, [entry[f"train_{name}"] for entry in history], label="train")
+        axis.plot(epochs, [entry[f"val_{name}"] for entry in history], "--", label="val")
+        axis.set(title=f"{name} loss", xlabel="epoch")
+        axis.legend(frameon=False)
+    for task in tasks:
+        axes[0][-1].plot(epochs, [entry[f"val_miou_{task}"] for entry in history], label=task)
+    axes[0][-1].set(title="val mIoU of pixel classes", xlabel="epoch", ylim=(0, 1))
+    axes[0][-1].legend(frameon=False)
+    return _finish(figure, axes.flat)
+
+
+def show_curve(curves: dict[str, list], title: str, xlabel: str, ylabel: str) -> Drawn:
+    """Lines over the index 1, 2, ...: {series: values}."""
+    figure, axis = plt.subplots(figsize=(5, 2.8))
+    for (series, values), style in zip(curves.items(), ("-", "--", ":", "-.") * len(curves)):
+        axis.plot(range(1, len(values) + 1), values, style, label=series)
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if len(curves) > 1:
+        axis.legend(frameon=False)
+    return _finish(figure, [axis])
+
+
+def show_bars(values: dict[str, dict[str, float]], title: str, ylabel: str) -> Drawn:
+    """Grouped bars with their values: {series: {category: value}}; hatches tell the series apart without colour."""
+    figure, axis = plt.subplots(figsize=(max(5, 0.9 * len(next(iter(values.values()))) * len(values) * 0.6 + 2), 2.9))
+    places = np.arange(len(next(iter(values.values()))))
+    width = 0.8 / len(values)
+    for number, (series, heights) in enumerate(values.items()):
+        bars = axis.bar(places + (number - (len(values) - 1) / 2) * width, heights.values(), width, label=series,
+                        hatch=("", "//", "..", "xx")[number % 4], edgecolor="black")  # fmt: skip
+        axis.bar_label(bars, fmt="%.2g", fontsize=9, padding=2)
+    axis.set(title=title, ylabel=ylabel)
+    axis.set_xticks(places, next(iter(values.values())), rotation=20, ha="right")
+    axis.margins(y=0.12)
+    if len(values) > 1:
+        axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    return _finish(figure, [axis])
+
+
+def show_matrix(values: np.ndarray, names: tuple[str, ...], title: str) -> Drawn:
+    """A square matrix of shares in [0, 1], with each number written into its cell."""
+    figure, axis = plt.subplots(figsize=(0.62 * len(names) + 1.4, 0.5 * len(names) + 1.4))
+    axis.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color="black" if value > 0.5 else "white")
+    axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_title(title, fontsize=10)
+    figure.tight_layout()
+    plt.show()
+    return Drawn((title,), tuple(names), ((round(float(values.min()), 3), round(float(values.max()), 3)),))
+
+
+def _finish(figure, axes) -> Drawn:
+    axes = list(axes)
+    figure.tight_layout()
+    plt.show()
+    labels = tuple(dict.fromkeys(label for axis in axes for label in axis.get_legend_handles_labels()[1]))
+    ranges = tuple(tuple(round(float(v), 3) for v in axis.dataLim.intervaly) for axis in axes)
+    return Drawn(tuple(axis.get_title() for axis in axes), labels, ranges)
+
+
+def _image(picture) -> np.ndarray:
+    picture = np.asarray(picture)
+    return np.moveaxis(picture, 0, -1) if picture.ndim == 3 and picture.shape[0] == 3 and picture.shape[2] != 3 else picture

@@ -1,0 +1,127 @@
+"""The settings behind every number of the series, in one place, and the few lines that put them to work.
+
+Notebook 04 spells out what `fit` does; scoreboards call it. Every setting was chosen on validation pictures.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from fusion_lib import datasets, metrics, models, targets, training
+from fusion_lib.losses import FusionLoss
+from fusion_lib.regions import decode_regions, felzenszwalb_regions, gradient_watershed_regions, kmeans_regions
+from fusion_lib.transforms import augmentation, evaluation_transform
+
+TASKS = {"semantic": 8, "region": 3}  # classes of each task, on the scenes and on the photographs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run besides the model's tasks and the seed."""
+
+    dataset: Callable  # split, transform -> SegmentationDataset
+    size: tuple[int, int]  # (H, W) at which the network sees a picture
+    tau: float  # width of the rim in pixels at that size
+    smallest_crop: float
+    light: float
+    model: dict  # arguments of FusionModel besides outputs
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+SCENES = Recipe(
+    dataset=datasets.Scenes, size=(64, 64), tau=2.0, smallest_crop=1.0, light=0.2,
+    model={}, batch_size=8, epochs=30, learning_rate=8e-3,
+)  # fmt: skip
+PHOTOGRAPHS = Recipe(
+    dataset=datasets.StanfordBackground, size=(192, 256), tau=4.0, smallest_crop=0.4, light=0.3,
+    model={"encoder": "lite0", "width": 32, "pretrained": True}, batch_size=8, epochs=24, learning_rate=2e-3,
+)  # fmt: skip
+
+
+def loaders(recipe: Recipe) -> tuple[DataLoader, DataLoader]:
+    """Training and validation loaders of a recipe; targets are computed after the augmentation."""
+    target = targets.RegionTarget(recipe.tau)
+    augment = augmentation(recipe.size, smallest_crop=recipe.smallest_crop, light=recipe.light)
+    train = recipe.dataset("train", transform=v2.Compose([augment, target]))
+    val = recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), target]))
+    return DataLoader(train, recipe.batch_size, shuffle=True, drop_last=True), DataLoader(val, 20)
+
+
+def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Path | None = None):
+    """Build the model for the tasks in `outputs` and train it; returns it with its history."""
+    train_loader, val_loader = loaders(recipe)
+    weights = targets.class_weights(batch["region_target"] for batch in val_loader)
+    training.seed_everything(seed)
+    model = models.FusionModel(outputs, **recipe.model)
+    history = training.train(
+        model, FusionLoss(recipe.alpha, recipe.beta, weights), train_loader, val_loader,
+        epochs=recipe.epochs, learning_rate=recipe.learning_rate, seed=seed, folder=folder,
+    )  # fmt: skip
+    return model, history
+
+
+def tune_decoding(model, recipe: Recipe, pictures: int = 100) -> dict:
+    """The smoothing and threshold of `decode_regions` with the highest mean covering on validation pictures."""
+    val = recipe.dataset("val")
+    samples = [val[index] for index in range(min(pictures, len(val)))]
+    size = _seen(recipe)
+    predicted = [np.exp(training.predict(model, s["image"], size)["region"]) for s in samples]
+
+    def mean_covering(decoding: dict) -> float:
+        decoded = (decode_regions(p, **decoding) for p in predicted)
+        return float(np.mean([metrics.covering(s["region"], r) for s, r in zip(samples, decoded)]))
+
+    grid = [{"smoothing": s, "threshold": t} for s, t in itertools.product((0.5, 1.0, 1.5), (0.4, 0.5, 0.6, 0.7))]
+    return max(grid, key=mean_covering)
+
+
+def test_scores(model, recipe: Recipe, decoding: dict) -> dict:
+    """`metrics.evaluate` on the test split."""
+    return metrics.evaluate(
+        model, recipe.dataset("test"), decoding, _seen(recipe), panoptic=recipe.dataset is datasets.Scenes
+    )
+
+
+def _seen(recipe: Recipe) -> tuple[int, int] | None:
+    return None if recipe.dataset is datasets.Scenes else recipe.size
+
+
+# Classical methods: function, and the grid its parameters are chosen from on validation pictures.
+CLASSICAL = {
+    "k-means": (kmeans_regions, {"clusters": (3, 4, 6, 8), "smoothing": (1.0, 2.0, 3.0)}),
+    "Felzenszwalb": (felzenszwalb_regions, {"scale": (30, 100, 300, 1000), "smoothing": (0.5, 1.0), "min_size": (30, 100, 200)}),
+    "gradient watershed": (gradient_watershed_regions, {"smoothing": (1.0, 2.0, 3.0, 4.0), "threshold": (0.02, 0.03, 0.05, 0.08)}),
+}  # fmt: skip
+
+
+def tune_classical(name: str, dataset, pictures: int = 40) -> dict:
+    """The parameters of a classical method with the highest mean covering on the first pictures of a data set."""
+    method, grid = CLASSICAL[name]
+    samples = [dataset[index] for index in range(min(pictures, len(dataset)))]
+    settings = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+    return max(settings, key=lambda parameters: _covering(method, parameters, samples)["covering"])
+
+
+def classical_scores(name: str, parameters: dict, dataset, pictures: int | None = None) -> dict:
+    """Means of `metrics.partition_scores` of a classical method over a data set (or its first pictures)."""
+    samples = (dataset[index] for index in range(len(dataset) if pictures is None else pictures))
+    return _covering(CLASSICAL[name][0], parameters, samples)
+
+
+def _covering(method, parameters, samples) -> dict:
+    scores = []
+    for sample in samples:
+        region = method(np.moveaxis(np.asarray(sample["image"]), 0, -1), **parameters)
+        scores.append(metrics.partition_scores(sample["region"], region))
+    return metrics.mean_scores(scores)

@@ -1,0 +1,201 @@
+"""Execute the notebooks, or do the main job on photographs, and end with a scoreboard.
+
+    python -m fusion_lib.run scenes                # every notebook, then the scoreboard; `make run`
+    python -m fusion_lib.run stanford_background   # train and test on photographs; `make run DATASET=...`
+    python -m fusion_lib.run seeds                 # data/results/scenes_seeds.csv: three models x five seeds
+    python -m fusion_lib.run checkpoint            # data/fused_scenes.safetensors, the shipped model
+    python -m fusion_lib.run store [NUMBER ...]    # execute notebooks and store their outputs in place
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fusion_lib import datasets, recipes, training
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS, BUILD, RESULTS = ROOT / "notebooks", ROOT / "build", ROOT / "data" / "results"
+
+MODELS = {"semantic only": ("semantic",), "region only": ("region",), "fused": ("semantic", "region")}
+COLUMNS = ("mIoU argmax", "mIoU vote", "pixel accuracy", "covering", "VI bits", "adapted Rand error", "PQ", "minutes")
+
+
+def scenes() -> int:
+    """Execute every notebook in a copy under build/, write each as .ipynb and .html, and end with the scoreboard."""
+    import nbformat
+    from nbclient.exceptions import CellExecutionError
+    from nbconvert import HTMLExporter
+
+    folder = BUILD / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    times, failed = {}, []
+    for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        began = time.perf_counter()
+        notebook = nbformat.read(path, as_version=4)
+        try:
+            execute(notebook, path.stem, folder)
+        except CellExecutionError as error:
+            failed.append(path.stem)
+            print(f"{path.stem} failed: {error.ename}: {error.evalue}", file=sys.stderr)
+        times[path.stem] = time.perf_counter() - began
+        nbformat.write(notebook, folder / path.name)
+        (folder / f"{path.stem}.html").write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
+    print("\nSeconds a notebook:", ", ".join(f"{name[:2]}: {seconds:.0f}" for name, seconds in times.items()))
+    if failed:
+        print(f"\nFailed: {', '.join(failed)}; see build/notebooks/", file=sys.stderr)
+        return 1
+    rows = classical_rows(recipes.SCENES)
+    for name in ("semantic only", "region only"):
+        rows[f"{name}, as long"] = learned_row(recipes.SCENES, name, folder=None)
+    model, facts = training.load_checkpoint(folder / "runs" / "fused.safetensors")
+    rows["fused, trained in 04"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
+    model, facts = training.load_checkpoint(datasets.data_folder() / "fused_scenes.safetensors")
+    rows["fused, shipped"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
+    scoreboard(rows, "Scenes, 100 test pictures, seed 0", BUILD / "scoreboard_scenes.md")
+    return 0
+
+
+def stanford_background() -> int:
+    """Train on photographs (resumed if it was interrupted), test on fold 0, write a scoreboard and fused maps."""
+    folder = BUILD / "stanford_background"
+    photographs = recipes.PHOTOGRAPHS
+    rows = classical_rows(photographs)
+    for name in ("semantic only", "fused"):
+        rows[f"{name}, ImageNet encoder"] = learned_row(photographs, name, folder / name.replace(" ", "_"))
+    rows["fused, from scratch"] = learned_row(recipes.PHOTOGRAPHS_SCRATCH, "fused", folder / "scratch")
+    scoreboard(rows, "Stanford Background, 143 test photographs of fold 0", BUILD / "scoreboard_stanford_background.md")
+    return 0
+
+
+def seeds() -> int:
+    """Train the three models with five seeds each and write one row a run; rows already there are kept."""
+    path = RESULTS / "scenes_seeds.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = set()
+    if path.exists():
+        with open(path, newline="") as file:
+            done = {(row["model"], int(row["seed"])) for row in csv.DictReader(file)}
+    else:
+        path.write_text(",".join(("model", "seed", *COLUMNS)) + "\n")
+    for seed in range(5):
+        for name in MODELS:
+            if (name, seed) not in done:
+                row = learned_row(recipes.SCENES, name, folder=None, seed=seed)
+                with open(path, "a", newline="") as file:
+                    csv.writer(file).writerow([name, seed, *(f"{row[c]:.4f}" if c in row else "" for c in COLUMNS)])
+    return 0
+
+
+def checkpoint() -> int:
+    """Train the fused model on the scenes with seed 0 and ship it."""
+    began = time.perf_counter()
+    model, _ = recipes.fit(recipes.SCENES, recipes.TASKS, seed=0)
+    minutes = (time.perf_counter() - began) / 60
+    decoding = recipes.tune_decoding(model, recipes.SCENES)
+    training.save_checkpoint(model, ROOT / "data" / "fused_scenes.safetensors", decoding=decoding, minutes=round(minutes, 2))
+    return 0
+
+
+def classical_rows(recipe: recipes.Recipe) -> dict:
+    """Covering and its companions of every classical method, parameters chosen on validation pictures."""
+    val, test = recipe.dataset("val"), recipe.dataset("test")
+    rows = {}
+    for name in recipes.CLASSICAL:
+        parameters = recipes.tune_classical(name, val)
+        rows[name] = _partition(recipes.classical_scores(name, parameters, test))
+    return rows
+
+
+def learned_row(recipe: recipes.Recipe, name: str, folder: Path | None, seed: int = 0) -> dict:
+    """Train one of `MODELS` and test it."""
+    began = time.perf_counter()
+    model, _ = recipes.fit(recipe, {task: recipes.TASKS[task] for task in MODELS[name]}, seed, folder)
+    minutes = (time.perf_counter() - began) / 60
+    decoding = recipes.tune_decoding(model, recipe) if "region" in MODELS[name] else {}
+    if folder is not None and len(MODELS[name]) == 2:
+        training.save_checkpoint(model, folder / "model.safetensors", decoding=decoding, size=recipe.size)
+    return _row(model, recipe, decoding, minutes)
+
+
+def scoreboard(rows: dict[str, dict], title: str, path: Path) -> None:
+    """Print a Markdown table and write it to `path`."""
+    columns = [column for column in COLUMNS if any(column in row for row in rows.values())]
+    lines = [title, "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in rows.items():
+        cells = [f"{row[c]:.{1 if c == 'minutes' else 3}f}" if c in row else "" for c in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    print("\n" + "\n".join(lines) + f"\n\nwritten to {path.relative_to(ROOT)}")
+
+
+def execute(notebook, name: str, folder: Path) -> None:
+    """Run a notebook from top to bottom in `folder`, filling in its outputs, also those before an error."""
+    from nbclient import NotebookClient
+
+    os.environ["TQDM_DISABLE"] = "1"  # the kernel inherits it: no progress bars among the stored outputs
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    with tqdm(total=cells, desc=name, unit="cell", disable=False) as bar:
+        client.on_cell_executed = lambda **_: bar.update()
+        try:
+            client.execute()
+        finally:
+            for cell in notebook.cells:
+                cell.metadata.pop("execution", None)  # time stamps
+
+
+def store(numbers: list[str]) -> int:
+    """Execute the notebooks whose names begin with the numbers (all without any), and store their outputs."""
+    import nbformat
+
+    for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        if not numbers or path.name[:2] in numbers:
+            notebook = nbformat.read(path, as_version=4)
+            execute(notebook, path.stem, NOTEBOOKS)
+            nbformat.write(notebook, path)
+    return 0
+
+
+def _row(model, recipe: recipes.Recipe, decoding: dict, minutes: float) -> dict:
+    scores = recipes.test_scores(model, recipe, decoding)
+    row = {"minutes": minutes}
+    if "semantic" in scores:
+        row |= {"mIoU argmax": scores["semantic"]["miou"], "pixel accuracy": scores["semantic"]["pixel_accuracy"]}
+    if "voted" in scores:
+        row["mIoU vote"] = scores["voted"]["miou"]
+    if "partition" in scores:
+        row |= _partition(scores["partition"])
+    if "panoptic_quality" in scores:
+        row["PQ"] = scores["panoptic_quality"]
+    return row
+
+
+def _partition(scores: dict) -> dict:
+    return {
+        "covering": scores["covering"],
+        "VI bits": scores["variation_of_information"],
+        "adapted Rand error": scores["adapted_rand_error"],
+    }
+
+
+COMMANDS = {"scenes": scenes, "stanford_background": stanford_background, "seeds": seeds, "checkpoint": checkpoint}
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["store"]:
+        return store(arguments[1:])
+    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+        print(f"DATASET is {' '.join(arguments)!r}; expected one of: scenes, stanford_background", file=sys.stderr)
+        return 2
+    return COMMANDS[arguments[0]]()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
