@@ -65,6 +65,9 @@ class FusionLoss(nn.Module):
             gives one entry, and only that task enters the sum.
         batch: {"semantic": (N, H, W), "region_target": (N, H, W)} int64.
         returns: {"total": (), "semantic": (), "region": ()}.
+
+    Raises:
+        ValueError: a weight is negative or not finite, a task is unknown, or its target is not in the batch.
     """
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0, region_weights: Tensor | None = None):
@@ -76,6 +79,9 @@ class FusionLoss(nn.Module):
         self.register_buffer("region_weights", region_weights)
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        for task in outputs:
+            if TARGET_KEYS.get(task) not in batch:
+                raise ValueError(f"batch has {sorted(batch)}; task {task!r} expects its target as {TARGET_KEYS.get(task)!r}")
         class_weights = {"semantic": None, "region": self.region_weights}
         parts = {
             task: pixel_cross_entropy(logits, batch[TARGET_KEYS[task]], class_weights[task])

@@ -71,6 +71,16 @@ def colour_fused(semantic: np.ndarray, region: np.ndarray) -> np.ndarray:
     return colours
 
 
+def fused_panels(image, argmax: np.ndarray, region: np.ndarray, voted: np.ndarray) -> dict[str, np.ndarray]:
+    """The four pictures that tell the story of one prediction, for `show`."""
+    return {
+        "image": np.asarray(image),
+        "semantic: names, no things": colour_classes(argmax),
+        "regions: things, no names": colour_regions(region),
+        "fused map": colour_fused(voted, region),
+    }
+
+
 def show(panels: dict[str, np.ndarray], legend: tuple[str, ...] = (), columns: int = 4, panel: float = 2.4) -> Drawn:
     """Show pictures side by side.
 

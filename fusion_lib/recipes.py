@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from fusion_lib import datasets, metrics, models, targets, training
 from fusion_lib.losses import FusionLoss
-from fusion_lib.regions import decode_regions, felzenszwalb_regions, gradient_watershed_regions, kmeans_regions
+from fusion_lib.regions import decode_regions, felzenszwalb_regions, gradient_watershed_regions, kmeans_regions, vote
 from fusion_lib.transforms import augmentation, evaluation_transform
 
 TASKS = {"semantic": 8, "region": 3}  # classes of each task, on the scenes and on the photographs
@@ -47,6 +47,9 @@ PHOTOGRAPHS = Recipe(
     dataset=datasets.StanfordBackground, size=(192, 256), tau=4.0, smallest_crop=0.4, light=0.3,
     model={"encoder": "lite0", "width": 32, "pretrained": True}, batch_size=8, epochs=24, learning_rate=2e-3,
 )  # fmt: skip
+PHOTOGRAPHS_SCRATCH = replace(
+    PHOTOGRAPHS, size=(120, 160), tau=2.5, model={"encoder": "small", "width": 16}, epochs=30, learning_rate=8e-3
+)
 
 
 def loaders(recipe: Recipe) -> tuple[DataLoader, DataLoader]:
@@ -84,6 +87,13 @@ def tune_decoding(model, recipe: Recipe, pictures: int = 100) -> dict:
 
     grid = [{"smoothing": s, "threshold": t} for s, t in itertools.product((0.5, 1.0, 1.5), (0.4, 0.5, 0.6, 0.7))]
     return max(grid, key=mean_covering)
+
+
+def fused_maps(model, image, decoding: dict, size: tuple[int, int] | None = None):
+    """argmax map, region map and voted map, each (H, W), of one picture (3, H, W)."""
+    outputs = training.predict(model, image, size)
+    region = decode_regions(np.exp(outputs["region"]), **decoding)
+    return outputs["semantic"].argmax(0), region, vote(outputs["semantic"], region)[region]
 
 
 def test_scores(model, recipe: Recipe, decoding: dict) -> dict:

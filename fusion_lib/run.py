@@ -4,6 +4,7 @@
     python -m fusion_lib.run stanford_background   # train and test on photographs; `make run DATASET=...`
     python -m fusion_lib.run seeds                 # data/results/scenes_seeds.csv: three models x five seeds
     python -m fusion_lib.run checkpoint            # data/fused_scenes.safetensors, the shipped model
+    python -m fusion_lib.run picture               # data/pictures/, at the top of the README
     python -m fusion_lib.run store [NUMBER ...]    # execute notebooks and store their outputs in place
 """
 
@@ -11,17 +12,20 @@ from __future__ import annotations
 
 import csv
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
 
 from tqdm import tqdm
 
-from fusion_lib import datasets, recipes, training
+from fusion_lib import datasets, plots, recipes, training
+from fusion_lib.scenes import write_sums
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS, BUILD, RESULTS = ROOT / "notebooks", ROOT / "build", ROOT / "data" / "results"
 
+README_SCENE = 7
 MODELS = {"semantic only": ("semantic",), "region only": ("region",), "fused": ("semantic", "region")}
 COLUMNS = ("mIoU argmax", "mIoU vote", "pixel accuracy", "covering", "VI bits", "adapted Rand error", "PQ", "minutes")
 
@@ -67,9 +71,14 @@ def stanford_background() -> int:
     photographs = recipes.PHOTOGRAPHS
     rows = classical_rows(photographs)
     for name in ("semantic only", "fused"):
-        rows[f"{name}, ImageNet encoder"] = learned_row(photographs, name, folder / name.replace(" ", "_"))
+        rows[f"{name}, ImageNet encoder"] = learned_row(photographs, name, folder / name.split()[0])
     rows["fused, from scratch"] = learned_row(recipes.PHOTOGRAPHS_SCRATCH, "fused", folder / "scratch")
     scoreboard(rows, "Stanford Background, 143 test photographs of fold 0", BUILD / "scoreboard_stanford_background.md")
+    test = datasets.StanfordBackground("test")
+    for index in range(8):
+        path = folder / "fused_maps" / f"{test.image_ids[index]}.png"
+        _draw(test[index]["image"], folder / "fused" / "model.safetensors", test.classes, path)
+    print(f"fused maps of eight test photographs: {folder.relative_to(ROOT)}/fused_maps/")
     return 0
 
 
@@ -98,8 +107,40 @@ def checkpoint() -> int:
     model, _ = recipes.fit(recipes.SCENES, recipes.TASKS, seed=0)
     minutes = (time.perf_counter() - began) / 60
     decoding = recipes.tune_decoding(model, recipes.SCENES)
-    training.save_checkpoint(model, ROOT / "data" / "fused_scenes.safetensors", decoding=decoding, minutes=round(minutes, 2))
+    path = ROOT / "data" / "fused_scenes.safetensors"
+    training.save_checkpoint(model, path, decoding=decoding, minutes=round(minutes, 2))
+    write_sums(path.parent)
     return 0
+
+
+def picture() -> int:
+    """Draw README's picture: a test scene and a photograph (NASA/SpaceX, public domain, from scikit-image), fused."""
+    import torch
+    from skimage import data
+    from torchvision.transforms import v2
+
+    scene = datasets.Scenes("test")[README_SCENE]["image"]
+    rocket = v2.functional.resize(torch.from_numpy(data.rocket()).permute(2, 0, 1), [240, 320], antialias=True)
+    folder = ROOT / "data" / "pictures"
+    _draw(scene, datasets.data_folder() / "fused_scenes.safetensors", datasets.Scenes.classes, folder / "scene.png")
+    photographs = BUILD / "stanford_background" / "fused" / "model.safetensors"
+    _draw(rocket, photographs, datasets.StanfordBackground.classes, folder / "photograph.png")
+    return 0
+
+
+def _draw(image, checkpoint_path: Path, classes: tuple[str, ...], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plots.use_style()
+    model, facts = training.load_checkpoint(checkpoint_path)
+    maps = recipes.fused_maps(model, image, facts["decoding"], facts.get("size"))
+    plots.show(plots.fused_panels(image, *maps), legend=classes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plt.savefig(path)
+    plt.close()
 
 
 def classical_rows(recipe: recipes.Recipe) -> dict:
@@ -135,12 +176,28 @@ def scoreboard(rows: dict[str, dict], title: str, path: Path) -> None:
     print("\n" + "\n".join(lines) + f"\n\nwritten to {path.relative_to(ROOT)}")
 
 
+def seeds_table() -> str:
+    """The Markdown table of README: mean and standard deviation over the seeds of `scenes_seeds.csv`."""
+    with open(RESULTS / "scenes_seeds.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [column for column in COLUMNS if column != "minutes"]
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in MODELS:
+        cells = []
+        for column in columns:
+            values = [float(row[column]) for row in rows if row["model"] == name and row[column]]
+            cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}" if values else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def execute(notebook, name: str, folder: Path) -> None:
     """Run a notebook from top to bottom in `folder`, filling in its outputs, also those before an error."""
     from nbclient import NotebookClient
 
     os.environ["TQDM_DISABLE"] = "1"  # the kernel inherits it: no progress bars among the stored outputs
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(folder)}})
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tqdm(total=cells, desc=name, unit="cell", disable=False) as bar:
         client.on_cell_executed = lambda **_: bar.update()
@@ -185,7 +242,10 @@ def _partition(scores: dict) -> dict:
     }
 
 
-COMMANDS = {"scenes": scenes, "stanford_background": stanford_background, "seeds": seeds, "checkpoint": checkpoint}
+COMMANDS = {
+    "scenes": scenes, "stanford_background": stanford_background,
+    "seeds": seeds, "checkpoint": checkpoint, "picture": picture,
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

@@ -112,7 +112,7 @@ def render(
     *,
     light: float = 1.0,
     light_slope: float = 0.0,
-    noise: float = 0.06,
+    noise: float = 0.05,
     scale: float = 1.0,
     rotation: float = 0.0,
     perspective: float = 0.0,
@@ -191,16 +191,21 @@ def connected_regions(ids: np.ndarray) -> np.ndarray:
 
 
 def generate(folder: str | Path) -> None:
-    """Write every split as FOLDER/SPLIT.npz (arrays images, semantic, region) and their SHA256SUMS."""
+    """Write every split as FOLDER/scenes_SPLIT.npz (arrays images, semantic, region), and SHA256SUMS."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sums = []
     for split, seeds in SPLITS.items():
         pictures = [render(sample_scene(seed)) for seed in seeds]
         images, semantic, region = (np.stack(arrays) for arrays in zip(*pictures))
         path = folder / f"scenes_{split}.npz"
         np.savez_compressed(path, images=images, semantic=semantic.astype(np.uint8), region=region.astype(np.int8))
-        sums.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
+    write_sums(folder)
+
+
+def write_sums(folder: Path) -> None:
+    """Write FOLDER/SHA256SUMS, a line for every data file and checkpoint in the folder, as `sha256sum` does."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".safetensors"))
+    sums = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
     (folder / "SHA256SUMS").write_text("".join(sums))
 
 

@@ -43,7 +43,7 @@ def choose_device(name: str = "auto") -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, there in present.items() if there)
-    if not present.get(torch.device(name).type, False):
+    if not present.get(name.partition(":")[0], False):
         raise ValueError(f"device is {name!r}, which this machine lacks; it has {[d for d, t in present.items() if t]}")
     return torch.device(name)
 
@@ -245,11 +245,11 @@ def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict]:
         ) from error
     if "config" not in metadata:
         raise ValueError(f"{path.name} has no 'config' in its metadata; write it with save_checkpoint")
-    model = FusionModel(**json.loads(metadata["config"]))
     try:
+        model = FusionModel(**json.loads(metadata["config"]))
         model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path.name}: the weights do not fit the configuration {model.config}: {error}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path.name}: its weights do not fit its configuration {metadata['config']}: {error}") from error
     return model.eval(), json.loads(metadata.get("facts", "{}"))
 
 
@@ -272,9 +272,10 @@ class _Run:
         advice = f"move {path.name} away to start the run again, or choose another folder"
         try:
             state = torch.load(path, map_location=device, weights_only=True)
+            theirs = state["settings"]
         except Exception as error:
             raise ValueError(f"{path.name} in folder {self.folder.name!r} cannot be read ({error}); {advice}") from error
-        changed = {k: (state["settings"].get(k), v) for k, v in self.settings.items() if state["settings"].get(k) != v}
+        changed = {k: (theirs.get(k), v) for k, v in self.settings.items() if theirs.get(k) != v}
         if changed:
             raise ValueError(f"folder {self.folder.name!r} holds a run with other settings (theirs, yours): {changed}; {advice}")
         try:
