@@ -14,8 +14,8 @@ run: .venv/ready
 	$(PY) -m fusion_lib.run $(DATASET)
 
 test: .venv/ready
-	$(PY) -m pytest -q tests
-	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 notebooks
+	$(PY) -m pytest -q -rs tests
+	$(PY) tests/notebooks/strict.py -q
 
 lab: .venv/ready
 	$(PY) -m jupyterlab notebooks

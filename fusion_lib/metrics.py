@@ -22,9 +22,7 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
     Raises:
         ValueError: the shapes differ, or a label is outside 0..C-1.
     """
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth has shape {truth.shape} and prediction {prediction.shape}; expected equal shapes")
+    truth, prediction = _same_shape(truth, prediction)
     valid = truth != SEMANTIC_VOID
     truth, prediction = truth[valid].astype(np.int64), prediction[valid].astype(np.int64)
     for name, labels in (("truth", truth), ("prediction", prediction)):
@@ -53,13 +51,11 @@ def semantic_scores(confusion: np.ndarray) -> dict:
 
 def contingency(truth: np.ndarray, prediction: np.ndarray) -> sparse.csr_matrix:
     """Overlap in pixels of every true region (rows) with every predicted one (columns); void truth left out."""
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth has shape {truth.shape} and prediction {prediction.shape}; expected equal shapes")
+    truth, prediction = _same_shape(truth, prediction)
     valid = truth != REGION_VOID
-    rows = np.unique(truth[valid], return_inverse=True)[1].ravel()
-    columns = np.unique(prediction[valid], return_inverse=True)[1].ravel()
-    return sparse.coo_matrix((np.ones(rows.size), (rows, columns))).tocsr()
+    true_ids, rows = np.unique(truth[valid], return_inverse=True)
+    ids, columns = np.unique(prediction[valid], return_inverse=True)
+    return sparse.coo_matrix((np.ones(rows.size), (rows, columns)), (true_ids.size, ids.size)).tocsr()
 
 
 def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -88,7 +84,7 @@ def partition_scores(truth: np.ndarray, prediction: np.ndarray, tolerance: float
     """
     from skimage.metrics import adapted_rand_error, variation_of_information
 
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    truth, prediction = _same_shape(truth, prediction)
     valid = truth != REGION_VOID
     if not valid.any():
         return dict.fromkeys(("covering", "variation_of_information", "adapted_rand_error", "boundary_f"), float("nan"))
@@ -107,7 +103,8 @@ def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0
 
     Two maps without any boundary agree (1); one with and one without do not (0).
     """
-    masks = [boundary_mask(truth), boundary_mask(np.where(np.asarray(truth) == REGION_VOID, REGION_VOID, prediction))]
+    truth, prediction = _same_shape(truth, prediction)
+    masks = [boundary_mask(truth), boundary_mask(np.where(truth == REGION_VOID, REGION_VOID, prediction))]
     if not masks[0].any() or not masks[1].any():
         return float(masks[0].any() == masks[1].any())
     near = [ndimage.distance_transform_edt(~mask) <= tolerance for mask in masks]
@@ -192,3 +189,10 @@ def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float
         raise ValueError(f"scores has keys {sorted(scores)} and baselines {sorted(baselines)}; expected the same")
     signs = {name: -1 if name in lower_is_better else 1 for name in scores}
     return float(np.mean([signs[n] * (scores[n] - baselines[n]) / baselines[n] for n in scores]))
+
+
+def _same_shape(truth, prediction) -> tuple[np.ndarray, np.ndarray]:
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth has shape {truth.shape} and prediction {prediction.shape}; expected equal shapes")
+    return truth, prediction

@@ -142,7 +142,7 @@ def show_curve(curves: dict[str, list], title: str, xlabel: str, ylabel: str) ->
 
 def show_bars(values: dict[str, dict[str, float]], title: str, ylabel: str) -> Drawn:
     """Grouped bars with their values: {series: {category: value}}; hatches tell the series apart without colour."""
-    figure, axis = plt.subplots(figsize=(max(5, 0.9 * len(next(iter(values.values()))) * len(values) * 0.6 + 2), 2.9))
+    figure, axis = plt.subplots(figsize=(max(5.6, 0.9 * len(next(iter(values.values()))) * len(values) * 0.6 + 2), 2.9))
     places = np.arange(len(next(iter(values.values()))))
     width = 0.8 / len(values)
     for number, (series, heights) in enumerate(values.items()):

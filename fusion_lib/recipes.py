@@ -45,7 +45,7 @@ SCENES = Recipe(
 )  # fmt: skip
 PHOTOGRAPHS = Recipe(
     dataset=datasets.StanfordBackground, size=(192, 256), tau=4.0, smallest_crop=0.4, light=0.3,
-    model={"encoder": "lite0", "width": 32, "pretrained": True}, batch_size=8, epochs=24, learning_rate=2e-3,
+    model={"encoder": "lite0", "width": 32, "pretrained": True}, batch_size=8, epochs=16, learning_rate=2e-3,
 )  # fmt: skip
 PHOTOGRAPHS_SCRATCH = replace(
     PHOTOGRAPHS, size=(120, 160), tau=2.5, model={"encoder": "small", "width": 16}, epochs=30, learning_rate=8e-3
@@ -85,7 +85,7 @@ def tune_decoding(model, recipe: Recipe, pictures: int = 100) -> dict:
         decoded = (decode_regions(p, **decoding) for p in predicted)
         return float(np.mean([metrics.covering(s["region"], r) for s, r in zip(samples, decoded)]))
 
-    grid = [{"smoothing": s, "threshold": t} for s, t in itertools.product((0.5, 1.0, 1.5), (0.4, 0.5, 0.6, 0.7))]
+    grid = [{"smoothing": s, "threshold": t} for s, t in itertools.product((0.5, 1.0, 2.0), (0.5, 0.6, 0.7, 0.8, 0.9))]
     return max(grid, key=mean_covering)
 
 

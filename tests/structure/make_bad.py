@@ -1,0 +1,530 @@
+"""Write the broken notebooks that the rules must reject, and the good one that each of them is a change of.
+
+    python tests/structure/make_bad.py      # again after a change of a rule, of the set-up cell or of the repository's address
+
+A file is named 00_RULE__HOW.ipynb: the one rule of tests/structure/rules.py that it breaks, and how. Two are named
+otherwise: 00_good.ipynb breaks none, and 00_stored_outputs_differ.ipynb breaks none either, but nbval must reject it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import rules
+
+FOLDER = rules.ROOT / "tests" / "bad"
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="  # white, 1 x 1
+)
+
+
+def good_notebook() -> dict:
+    """A small lesson that keeps every rule; its outputs were written by hand, and nbval finds them true."""
+    cells = [
+        _markdown(
+            "# 00. A label map of twelve pixels",
+            "This lesson is only for the tests of the series. It counts the pixels of a map that is small enough to check by "
+            "hand, and it is as long as a lesson must be. Each rule for notebooks is tested on a copy of it with one fault.",
+            "**What you will learn**",
+            "- A label map is an array of whole numbers, one number a pixel.\n"
+            "- Shares of classes follow from counts, and void pixels stay out of them.\n"
+            "- The boundary of a region is found by looking at neighbours.",
+            "**Prerequisites**: arrays in NumPy. No other notebook is needed.",
+            "**Time**: about 5 s to run on two CPU cores, 4 minutes to read. It needs no GPU.",
+        ),
+        _code(rules.setup_cell(), _stream("CPU, 2 threads\n"), tags=["nbval-ignore-output"]),
+        _code(
+            "import time\n\nimport matplotlib.pyplot as plt\nimport numpy as np\nfrom fusion_lib import plots\n\nplots.use_style()"
+        ),
+        _markdown(
+            "## The map",
+            "A picture comes before the first equation. The map below has three rows and four columns. A pixel that shows "
+            "sky holds the number 0, and a pixel that shows ground holds the number 1. One pixel could not be told by whoever "
+            "drew the map. It holds 255, which stands for void in the whole series.",
+        ),
+        _code("labels = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 255]])\nlabels.shape", _result("(3, 4)")),
+        _markdown("The figure needs a few lines only, because a map of labels is drawn like any other picture."),
+        _code(
+            "plt.figure(figsize=(3, 3))\nplt.imshow(np.where(labels == 255, 2, labels))\nplt.title('sky, ground, void')\nplt.show()",
+            _picture("<Figure size 240x240 with 1 Axes>"),
+        ),
+        _markdown(
+            "**Figure 00.1.** The upper row is all sky. The ground fills the lower row and the right half of the middle "
+            "row, and the void pixel stands alone in the lower right corner."
+        ),
+        _markdown(
+            "## Counting",
+            "A class that covers many pixels decides a plain mean over the pixels. So the first thing to know of a data set "
+            "is how many pixels each class has. One call counts them all.",
+        ),
+        _code(
+            "counts = np.bincount(labels.ravel(), minlength=256)\nprint(counts[0], counts[1], counts[255])",
+            _stream("6 5 1\n"),
+        ),
+        _markdown(
+            "**Predict, then run.** Six pixels show sky and five show ground. What share of the map is sky, if the void pixel is "
+            "left out? Write your number down before you run the next cell."
+        ),
+        _code("share = counts[:2] / counts[:2].sum()\nprint(share.round(2))", _stream("[0.55 0.45]\n")),
+        _markdown(
+            "The share is six of eleven pixels. Dividing by twelve would have given one half, which is wrong: it treats the void "
+            "pixel as if it were known to be no sky. Nobody knows that. With $V$ the pixels that are not void and $y_i$ the "
+            "label of pixel $i$, the share of class $c$ is $|\\{i \\in V : y_i = c\\}| / |V|$."
+        ),
+        _code("valid = labels != 255\nint(valid.sum())", _result("11")),
+        _markdown("The same number follows from the mask of valid pixels, and this is the form that the losses use."),
+        _code(
+            "by_hand = (labels[valid] == 0).mean()\nassert np.isclose(by_hand, share[0])\nprint('both ways agree')",
+            _stream("both ways agree\n"),
+        ),
+        _markdown(
+            "## Boundaries",
+            "### Neighbours",
+            "A pixel lies on a boundary if a neighbour above, below, left or right holds another number. The comparison of "
+            "an array with itself, moved by one place, finds all such pairs at once. No loop over the pixels is needed.",
+        ),
+        _code("across = labels[:, 1:] != labels[:, :-1]\nint(across.sum())", _result("2")),
+        _markdown(
+            "Two pairs of pixels that stand side by side differ. The next cell looks at the pairs that stand one above the other."
+        ),
+        _code("down = labels[1:] != labels[:-1]\nint(down.sum())", _result("5")),
+        _markdown(
+            "**Predict, then run.** The void pixel differs from both of its neighbours. How many pairs are left of the seven "
+            "when every pair that touches the void is dropped?"
+        ),
+        _code(
+            "across &= valid[:, 1:] & valid[:, :-1]\ndown &= valid[1:] & valid[:-1]\nprint(int(across.sum() + down.sum()))",
+            _stream("5\n"),
+        ),
+        _markdown(
+            "Five pairs are left. A boundary to the void says nothing, because the true label there may be any class."
+        ),
+        _code("touched = np.zeros(labels.shape, bool)\ntouched[:, 1:] |= across\ntouched[:, :-1] |= across"),
+        _markdown(
+            "Both pixels of a pair are marked, so that the boundary is two pixels wide and does not prefer a side."
+        ),
+        _code(
+            "touched[1:] |= down\ntouched[:-1] |= down\nprint(touched.astype(int))",
+            _stream("[[0 0 1 1]\n [1 1 1 1]\n [1 1 0 0]]\n"),
+        ),
+        _markdown(
+            "A figure shows at a glance what the numbers say, and it is the faster way to find a mistake in such code."
+        ),
+        _code(
+            "plt.figure(figsize=(3, 3))\nplt.imshow(touched, cmap='cividis')\nplt.title('boundary')\nplt.show()",
+            _picture("<Figure size 240x240 with 1 Axes>"),
+        ),
+        _markdown(
+            "**Figure 00.2.** The boundary is drawn bright. It runs like a step from the left edge to the right edge, two pixels "
+            "wide, between the sky above and the ground below."
+        ),
+        _markdown(
+            "### What it costs",
+            "Time depends on the machine. So the next cell is tagged, its output is not compared when the lesson is tested, and "
+            "the cell after it asserts the band in which the time must lie.",
+        ),
+        _code(
+            "began = time.perf_counter()\nfor _ in range(1000):\n    np.bincount(labels.ravel())\nseconds = time.perf_counter() - began\n"
+            "print(f'{1e6 * seconds / 1000:.1f} microseconds a map')",
+            _stream("2.1 microseconds a map\n"),
+            tags=["nbval-ignore-output"],
+        ),
+        _code("assert 0 < seconds < 10\nprint('the time is in its band')", _stream("the time is in its band\n")),
+        _markdown(
+            "A progress bar is written to the stream for errors. It is not stored with the lesson, and it is not compared either, "
+            "because its speed is another one on each machine."
+        ),
+        _code("from tqdm import tqdm\n\ntotal = sum(tqdm(range(4), desc='adding'))\nprint(total)", _stream("6\n")),
+        _markdown(
+            "## Summary",
+            "- The map holds 12 pixels, 11 of them valid: 6 sky and 5 ground.\n"
+            "- Without the void pixel, 0.55 of the map is sky.\n"
+            "- Five pairs of neighbours differ, and the pairs that touch the void are not among them.",
+        ),
+        _markdown(
+            "## Exercises",
+            "1. Turn the map by a quarter with `np.rot90` and count again. The number of pairs must stay 5.\n"
+            "2. Give the void pixel the label 1. The share of sky must become 0.5.\n"
+            "3. Draw a map of your own that has 3 classes and no boundary pair across. Check it with an `assert`.",
+        ),
+        _markdown(
+            "## Further reading",
+            "- [The rules for notebooks](../structure/rules.py): what this lesson is a test of.\n"
+            "- [U-Net: Convolutional Networks for Biomedical Image Segmentation](https://arxiv.org/abs/1505.04597): label maps of "
+            "real pictures, and a network that draws them.",
+        ),
+    ]
+    for place, cell in enumerate(cells):
+        cell["id"] = f"cell-{place:02d}"
+    _number(cells)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
+Change = Callable[[list[dict], dict], None]  # takes the cells and the metadata of a good notebook
+BREAKS: dict[str, Change] = {}
+
+
+def breaks(name: str) -> Callable:
+    def register(change: Change) -> Change:
+        BREAKS[name] = change
+        return change
+
+    return register
+
+
+@breaks("executed_in_order__not_executed")
+def _(cells, metadata):
+    _holding(cells, "both ways agree")["execution_count"] = None
+
+
+@breaks("executed_in_order__out_of_order")
+def _(cells, metadata):
+    first, second = _holding(cells, "across = "), _holding(cells, "down = labels")
+    first["execution_count"], second["execution_count"] = second["execution_count"], first["execution_count"]
+
+
+@breaks("executed_in_order__from_a_used_kernel")
+def _(cells, metadata):
+    for cell in _all(cells, "code"):
+        cell["execution_count"] += 40
+
+
+@breaks("no_error_outputs__exception")
+def _(cells, metadata):
+    error = {"output_type": "error", "ename": "NameError", "evalue": "name 'total' is not defined", "traceback": []}
+    _holding(cells, "print(total)")["outputs"] = [error]
+
+
+@breaks("outputs_present__value")
+def _(cells, metadata):
+    _holding(cells, "labels = np.array")["outputs"] = []
+
+
+@breaks("outputs_present__print")
+def _(cells, metadata):
+    _holding(cells, "both ways agree")["outputs"] = []
+
+
+@breaks("outputs_present__print_in_a_loop")
+def _(cells, metadata):
+    cell = _holding(cells, "both ways agree")
+    cell["source"], cell["outputs"] = "for name in ('sky', 'ground'):\n    print(name)", []
+
+
+@breaks("outputs_present__none_at_all")
+def _(cells, metadata):
+    for cell in _all(cells, "code"):
+        cell["outputs"] = []
+    for cell in [cell for cell in cells if cell["source"].startswith("**Figure ")]:
+        cell["source"] = "The cell above draws a figure."
+
+
+@breaks("no_stderr__warning")
+def _(cells, metadata):
+    _holding(cells, "print(share")["outputs"].append(_stream("UserWarning: mean of an empty slice\n", "stderr"))
+
+
+@breaks("first_cell__no_number")
+def _(cells, metadata):
+    cells[0]["source"] = cells[0]["source"].replace("# 00. ", "# ")
+
+
+@breaks("first_cell__another_number")
+def _(cells, metadata):
+    cells[0]["source"] = cells[0]["source"].replace("# 00. ", "# 07. ")
+
+
+@breaks("first_cell__no_prerequisites")
+def _(cells, metadata):
+    cells[0]["source"] = cells[0]["source"].replace("**Prerequisites**", "Prerequisites")
+
+
+@breaks("second_cell_sets_up__changed")
+def _(cells, metadata):
+    cells[1]["source"] = cells[1]["source"].replace("{keep} ", "--upgrade ")
+
+
+@breaks("second_cell_sets_up__another_repository")
+def _(cells, metadata):
+    cells[1]["source"] = re.sub(r"git\+\S+(?=\")", "git+https://example.org/another/repository", cells[1]["source"])
+
+
+@breaks("second_cell_sets_up__not_tagged")
+def _(cells, metadata):
+    cells[1]["metadata"] = {}
+
+
+@breaks("last_sections__other_order")
+def _(cells, metadata):
+    cells[-3], cells[-2] = cells[-2], cells[-3]
+
+
+@breaks("last_sections__no_further_reading")
+def _(cells, metadata):
+    cells[-1]["source"] = cells[-1]["source"].replace("## Further reading", "**Further reading**")
+
+
+@breaks("heading_levels__skipped")
+def _(cells, metadata):
+    cell = _holding(cells, "### What it costs")
+    cell["source"] = cell["source"].replace("### What", "##### What")
+
+
+@breaks("figures_have_captions__none")
+def _(cells, metadata):
+    cell = _holding(cells, "**Figure 00.2.**")
+    cell["source"] = cell["source"].replace("**Figure 00.2.** ", "")
+
+
+@breaks("figures_have_captions__too_short")
+def _(cells, metadata):
+    _holding(cells, "**Figure 00.2.**")["source"] = "**Figure 00.2.** The boundary, as described above."
+
+
+@breaks("figures_have_captions__number_left_out")
+def _(cells, metadata):
+    cell = _holding(cells, "**Figure 00.2.**")
+    cell["source"] = cell["source"].replace("00.2", "00.3")
+
+
+@breaks("figures_have_captions__no_figure")
+def _(cells, metadata):
+    _holding(cells, "'boundary'")["outputs"] = [_result("<Figure size 240x240 with 1 Axes>")]
+
+
+@breaks("images_have_alt_text__markdown")
+def _(cells, metadata):
+    cells[-1]["source"] += "\n\n![](https://example.org/map.png)"
+
+
+@breaks("images_have_alt_text__html")
+def _(cells, metadata):
+    cells[-1]["source"] += '\n\n<img src="https://example.org/map.png" alt="" width="300">'
+
+
+@breaks("code_is_short__one_long_cell")
+def _(cells, metadata):
+    _lengthen(_holding(cells, "both ways agree"), 23)
+
+
+@breaks("code_is_short__all_rather_long")
+def _(cells, metadata):
+    for cell in _all(cells, "code")[2:]:
+        _lengthen(cell, 8)
+
+
+@breaks("size_reads_well__too_few_words")
+def _(cells, metadata):
+    for cell in _all(cells, "markdown")[1:]:
+        if not cell["source"].startswith(("#", "**")):
+            cell["source"] = "Next."
+
+
+@breaks("size_reads_well__too_many_words")
+def _(cells, metadata):
+    _holding(cells, "The share is six")["source"] += 1500 * " word"
+
+
+@breaks("size_reads_well__too_many_cells")
+def _(cells, metadata):
+    cells[5:5] = [_markdown(f"Remark {number}.") | {"id": f"more-{number}"} for number in range(20)]
+
+
+@breaks("size_reads_well__too_few_cells")
+def _(cells, metadata):
+    texts = [cell["source"] for cell in _all(cells[2:-3], "markdown") if not cell["source"].startswith("**")]
+    questions = [cell for cell in cells if rules.PREDICT in cell["source"]]
+    codes = [cell for cell in cells[2:-3] if cell["cell_type"] == "code" and not cell["metadata"].get("tags")]
+    codes = [cell for cell in codes if "plt.show" not in cell["source"]][:6]
+    cells[2:-3] = [_markdown(*texts) | {"id": "all-text"}, *questions, *codes]
+    _number(cells)
+
+
+@breaks("outputs_are_compared__too_many_ignored")
+def _(cells, metadata):
+    place = cells.index(_holding(cells, "assert 0 < seconds"))
+    again = [
+        copy.deepcopy(cell) | {"id": f"again-{number}"} for number, cell in enumerate(cells[place - 1 : place + 1])
+    ]
+    cells[place + 1 : place + 1] = again
+    _number(cells)
+
+
+@breaks("outputs_are_compared__skipped")
+def _(cells, metadata):
+    _holding(cells, "both ways agree")["metadata"] = {"tags": ["nbval-skip"]}
+
+
+@breaks("outputs_are_compared__by_a_comment")
+def _(cells, metadata):
+    cell = _holding(cells, "both ways agree")
+    cell["source"] = "# NBVAL_IGNORE_OUTPUT\n" + cell["source"]
+
+
+@breaks("ignored_cells_have_bands__no_assert")
+def _(cells, metadata):
+    _holding(cells, "assert 0 < seconds")["source"] = "print('the time is in its band')"
+
+
+@breaks("no_trailing_semicolon__value_hidden")
+def _(cells, metadata):
+    cell = _holding(cells, "print(counts[0]")
+    cell["source"] += ";  # to hide the value"
+
+
+@breaks("no_machine_paths__source")
+def _(cells, metadata):
+    cell = _holding(cells, "both ways agree")
+    cell["source"] = "folder = '/home/reader/lessons'\n" + cell["source"]
+
+
+@breaks("no_machine_paths__output")
+def _(cells, metadata):
+    _holding(cells, "print(share")["outputs"] = [_stream("[0.55 0.45] saved in C:\\Users\\reader\n")]
+
+
+@breaks("no_machine_paths__text")
+def _(cells, metadata):
+    _holding(cells, "The share is six")["source"] += " The map is kept in `/tmp/map.npy`."
+
+
+@breaks("no_sys_path__appended")
+def _(cells, metadata):
+    cells[2]["source"] = cells[2]["source"].replace("import time", "import sys\nsys.path.append('..')")
+
+
+@breaks("predictions__one")
+def _(cells, metadata):
+    cell = _holding(cells, "The void pixel differs")
+    cell["source"] = cell["source"].replace("**Predict, then run.** ", "")
+
+
+@breaks("ids_are_unique__twice")
+def _(cells, metadata):
+    cells[7]["id"] = cells[6]["id"]
+
+
+@breaks("ids_are_unique__none")
+def _(cells, metadata):
+    del cells[7]["id"]
+
+
+@breaks("links_lead_somewhere__no_such_file")
+def _(cells, metadata):
+    cells[-1]["source"] += "\n- [The next lesson](01_not_written.ipynb)"
+
+
+@breaks("links_lead_somewhere__another_scheme")
+def _(cells, metadata):
+    cells[-1]["source"] += "\n- [The archive](ftp://example.org/archive)"
+
+
+@breaks("links_lead_somewhere__outside_the_project")
+def _(cells, metadata):
+    cells[-1]["source"] += "\n- [The folder above](../../..)"
+
+
+@breaks("kernel_is_python3__another")
+def _(cells, metadata):
+    metadata["kernelspec"]["name"] = "my-environment"
+
+
+@breaks("file_is_small__a_megabyte")
+def _(cells, metadata):
+    data = _holding(cells, "'boundary'")["outputs"][0]["data"]
+    data["image/png"] += 1_000_000 * "A"
+
+
+@breaks("stored_outputs_differ")
+def _(cells, metadata):
+    """No rule sees these faults. nbval must see each of them."""
+    _holding(cells, "labels = np.array")["outputs"] = [_result("(4, 3)")]
+    _holding(cells, "'boundary'")["outputs"] = [_picture("<Figure size 240x240 with 2 Axes>")]
+    _holding(cells, "print(share")["outputs"] = [_stream("[0.55 0.44]\n")]
+    _holding(cells, "touched = np.zeros")["outputs"] = [_stream("nothing is printed here\n")]
+    _holding(cells, "print(total)")["outputs"] = [_result("6")]
+
+
+RULES_KEPT = ("good", "stored_outputs_differ")
+TOO_LARGE_TO_COMMIT = ("file_is_small__a_megabyte",)
+
+
+def notebooks() -> Iterator[tuple[str, dict]]:
+    """(file name, notebook): the good one, and every change of it."""
+    yield "00_good.ipynb", good_notebook()
+    for name, change in BREAKS.items():
+        notebook = good_notebook()
+        change(notebook["cells"], notebook["metadata"])
+        yield f"00_{name}.ipynb", notebook
+
+
+def committed_notebooks() -> Iterator[tuple[str, dict]]:
+    """Those of `notebooks` that are kept as files."""
+    return ((name, notebook) for name, notebook in notebooks() if name[3:-6] not in TOO_LARGE_TO_COMMIT)
+
+
+def text_of(notebook: dict) -> str:
+    """As notebooks are stored: a line of the file for each line of a cell."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook["cells"]:
+        cell["source"] = cell["source"].splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _markdown(*paragraphs: str) -> dict:
+    return {"cell_type": "markdown", "metadata": {}, "source": "\n\n".join(paragraphs)}
+
+
+def _code(source: str, *outputs: dict, tags: list[str] | None = None) -> dict:
+    metadata = {"tags": tags} if tags else {}
+    return {
+        "cell_type": "code",
+        "metadata": metadata,
+        "source": source,
+        "outputs": list(outputs),
+        "execution_count": None,
+    }
+
+
+def _stream(text: str, name: str = "stdout") -> dict:
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def _result(text: str) -> dict:
+    return {"output_type": "execute_result", "data": {"text/plain": text}, "metadata": {}, "execution_count": None}
+
+
+def _picture(text: str) -> dict:
+    return {"output_type": "display_data", "data": {"image/png": PIXEL, "text/plain": text}, "metadata": {}}
+
+
+def _number(cells: list[dict]) -> None:
+    for count, cell in enumerate(_all(cells, "code"), start=1):
+        cell["execution_count"] = count
+        for output in cell["outputs"]:
+            if output["output_type"] == "execute_result":
+                output["execution_count"] = count
+
+
+def _all(cells: list[dict], kind: str) -> list[dict]:
+    return [cell for cell in cells if cell["cell_type"] == kind]
+
+
+def _holding(cells: list[dict], text: str) -> dict:
+    (cell,) = (cell for cell in cells if text in cell["source"])
+    return cell
+
+
+def _lengthen(cell: dict, lines: int) -> None:
+    cell["source"] = "# one more line\n" * (lines - len(cell["source"].splitlines())) + cell["source"]
+
+
+if __name__ == "__main__":
+    for old in FOLDER.glob("*.ipynb"):
+        old.unlink()
+    for name, notebook in committed_notebooks():
+        (FOLDER / name).write_text(text_of(notebook), encoding="utf-8")

@@ -1,0 +1,78 @@
+"""environment.yml and pyproject.toml describe one environment, and the repository's address stands in one place."""
+
+from __future__ import annotations
+
+import re
+
+import project
+import pytest
+import rules
+import yaml  # jupyterlab brings it
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, to which pytest brings its predecessor
+    import tomli as tomllib
+
+TEXT = (project.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PROJECT = tomllib.loads(TEXT)["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DEPENDENCIES = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+ENVIRONMENT = yaml.safe_load((project.ROOT / "environment.yml").read_text(encoding="utf-8"))
+CONDA = [line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
+PIP = [line for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict) for line in entry["pip"]]
+
+
+@pytest.mark.parametrize("dependency", DEPENDENCIES)
+def test_dependency_has_a_lower_bound_and_no_other(dependency):
+    operators = [specifier.operator for specifier in Requirement(dependency).specifier]
+    assert operators == [">="], (
+        f"{dependency}: write NAME>=VERSION; pins and upper bounds break other people's runtimes"
+    )
+
+
+@pytest.mark.parametrize("dependency", DEPENDENCIES)
+def test_dependency_has_a_reason_on_its_line(dependency):
+    reason = re.search(rf'^ *"{re.escape(dependency)}", +# (.+)$', TEXT, re.MULTILINE)
+    assert reason and len(reason.group(1).split()) >= 2, (
+        f"{dependency}: say after a # on its line what it is needed for"
+    )
+
+
+def test_no_dependency_is_listed_twice():
+    names = [Requirement(line).name.lower().replace("_", "-") for line in DEPENDENCIES]
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_conda_brings_python_and_pip_only_with_the_same_python():
+    found = {Requirement(line).name: Requirement(line).specifier for line in CONDA}
+    assert set(found) == {"python", "pip"}
+    assert found["python"] == SpecifierSet(PROJECT["requires-python"])
+    assert found["python"].contains("3.10") and not found["python"].contains("3.9.18")
+
+
+def test_pip_installs_this_package_with_all_extras_and_nothing_beside_it():
+    assert len(PIP) == 1, f"environment.yml lists {PIP} for pip; pyproject.toml is the place for dependencies"
+    extras = re.fullmatch(r"-e \.\[([\w,-]+)\]", PIP[0])
+    assert extras, f"environment.yml has {PIP[0]!r}; expected '-e .[EXTRAS]'"
+    assert sorted(extras.group(1).split(",")) == sorted(EXTRAS)
+
+
+def test_the_repository_is_named_once():
+    owner_and_name = re.fullmatch(r"https://[\w.-]+/([\w.-]+/[\w.-]+)", rules.repository()).group(1)
+    assert PROJECT["urls"]["Repository"] == rules.repository()
+    strangers = []
+    for path in project.files():
+        expected = 0
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        if path.name == "pyproject.toml":
+            expected = 1
+        elif path.suffix == ".ipynb":  # the rule for the second cell says what it must be
+            expected = sum(cell.source.count(owner_and_name) for cell in rules.read(path).cells[1:2])
+        if text.count(owner_and_name) != expected:
+            strangers.append(path.relative_to(project.ROOT).as_posix())
+    assert not strangers, (
+        f"{owner_and_name} must stand in pyproject.toml and the set-up cells only; it is in {strangers}"
+    )

@@ -1,0 +1,619 @@
+"""The data sets, on tiny made-up files; and one test on the real photographs where they are."""
+
+import collections
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import os
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+
+from fusion_lib import datasets, scenes
+from fusion_lib.datasets import FolderDataset, Scenes, SegmentationDataset, StanfordBackground
+from fusion_lib.datasets import download_stanford_background
+
+IDS = [f"{number:07d}" for number in range(10)]
+
+
+# --- samples -----------------------------------------------------------------------------------
+
+
+def test_sample_has_the_promised_types():
+    sample = Scenes("val")[3]
+    assert isinstance(sample["image"], tv_tensors.Image) and sample["image"].dtype == torch.uint8
+    assert sample["image"].shape == (3, 64, 64)
+    for name in ("semantic", "region"):
+        assert isinstance(sample[name], tv_tensors.Mask)
+        assert sample[name].shape == (64, 64) and sample[name].dtype == torch.int64
+
+
+def test_sample_channels_are_red_green_blue_and_rows_stay_rows():
+    image, semantic, region = Scenes("val").read(3)
+    sample = Scenes("val")[3]
+    for channel in range(3):
+        np.testing.assert_array_equal(sample["image"][channel], image[:, :, channel])
+    np.testing.assert_array_equal(sample["semantic"], semantic)
+    np.testing.assert_array_equal(sample["region"], region)
+
+
+def test_transform_receives_the_sample_and_its_result_is_returned():
+    assert Scenes("val", transform=lambda sample: sorted(sample))[0] == ["image", "region", "semantic"]
+
+
+def test_changing_a_sample_does_not_change_the_data_set():
+    data = Scenes("val")
+    data[0]["image"].zero_()
+    data[0]["semantic"].zero_()
+    assert data[0]["image"].any() and (data[0]["semantic"] == torch.from_numpy(data.read(0)[1].astype(int))).all()
+
+
+def test_data_set_without_a_reader_is_refused():
+    with pytest.raises(NotImplementedError):
+        SegmentationDataset()[0]
+
+
+@pytest.mark.parametrize(
+    "semantic, region, name",
+    [
+        (np.zeros((4, 4)), np.zeros((4, 4), int), "semantic has dtype float64"),
+        (np.zeros((4, 4), int), np.zeros((4, 4), bool), "region has dtype bool"),
+        (np.zeros((4, 5), int), np.zeros((4, 4), int), r"semantic has shape \(4, 5\)"),
+        (np.zeros((4, 4), int), np.zeros((4, 4, 1), int), r"region has shape \(4, 4, 1\)"),
+    ],
+)
+def test_reader_with_labels_of_wrong_dtype_or_shape_is_refused(semantic, region, name):
+    class Own(SegmentationDataset):
+        def read(self, index):
+            return np.zeros((4, 4, 3), np.uint8), semantic, region
+
+    with pytest.raises((TypeError, ValueError), match=rf"{name}; expected"):
+        Own()[0]
+
+
+# --- shipped scenes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["Train", "validation", "", None])
+def test_scenes_split_misspelt(split):
+    with pytest.raises(ValueError, match=r"split is .*; expected one of \['train', 'val', 'test'\]"):
+        Scenes(split)
+
+
+@pytest.fixture
+def own_scenes(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "SPLITS", {"train": range(3), "val": range(1), "test": range(1)})
+    scenes.generate(tmp_path)
+    return tmp_path
+
+
+def test_scenes_file_missing(own_scenes):
+    (own_scenes / "scenes_val.npz").unlink()
+    with pytest.raises(FileNotFoundError, match="scenes_val.npz is not in folder .* python -m fusion_lib.scenes"):
+        Scenes("val", folder=own_scenes)
+
+
+def test_scenes_sums_missing(own_scenes):
+    (own_scenes / "SHA256SUMS").unlink()
+    with pytest.raises(FileNotFoundError, match="SHA256SUMS is not in folder .* python -m fusion_lib.scenes"):
+        Scenes("val", folder=own_scenes)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "unlisted"])
+def test_scenes_file_damaged(own_scenes, damage):
+    path = own_scenes / "scenes_train.npz"
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "altered":
+        path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    else:
+        (own_scenes / "SHA256SUMS").write_text("")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="scenes_train.npz does not have the sha256 .* write it again"):
+        Scenes("train", folder=own_scenes)
+    assert path.read_bytes() == before
+
+
+# --- Stanford Background on ten made-up photographs --------------------------------------------
+
+
+def photograph(number: int) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """JPEG file, semantic labels with -1 for unknown, layer ids with gaps."""
+    rng = np.random.default_rng(number)
+    height, width = 12 + number, 20 - number
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue(), rng.integers(-1, 8, (height, width)), 7 * rng.integers(0, 5, (height, width)) + 3
+
+
+def made_up_files() -> dict[str, bytes]:
+    files = {}
+    for number, image_id in enumerate(IDS):
+        image, semantic, layers = photograph(number)
+        files[f"images/{image_id}.jpg"] = image
+        for kind, labels in (("regions", semantic), ("layers", layers), ("surfaces", 0 * layers)):
+            rows = (" ".join(map(str, row)) for row in labels.tolist())
+            files[f"labels/{image_id}.{kind}.txt"] = "\n".join(rows).encode() + b"\n"
+    files["README"] = b"made up"
+    return files
+
+
+def content_sha256(files: dict[str, bytes]) -> str:
+    """Of names and contents, in the order of the names: the same for an archive and for its unpacked folder."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        if name.endswith((".jpg", ".regions.txt", ".layers.txt")):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
+    return digest.hexdigest()
+
+
+def write_tar(path, files: dict[str, bytes], extra: list[tarfile.TarInfo] = ()) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for member in extra:
+            tar.addfile(member, io.BytesIO(b"x" * member.size))
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"iccv09Data/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def stanford(tmp_path, monkeypatch, cache):
+    """A made-up archive, its folds file, and an empty cache. Two photographs a fold."""
+    files = made_up_files()
+    monkeypatch.setattr(StanfordBackground, "CONTENT_SHA256", content_sha256(files))
+    shipped = tmp_path / "data"
+    shipped.mkdir()
+    rows = [f"{image_id},{number % 5}\n" for number, image_id in enumerate(IDS)]
+    (shipped / "stanford_background_folds.csv").write_text("image_id,fold\n" + "".join(rows))
+    monkeypatch.setattr(datasets, "data_folder", lambda: shipped)
+    path = tmp_path / "iccv09Data.tar.gz"
+    write_tar(path, files)
+    return path
+
+
+def assert_nothing_left(cache) -> None:
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_stanford_reads_what_the_archive_holds(stanford, cache):
+    data = StanfordBackground("train", fold=0, archive=stanford)
+    assert len(data) == 6
+    for index, image_id in enumerate(data.image_ids):
+        jpeg, semantic, layers = photograph(int(image_id))
+        image, got_semantic, region = data.read(index)
+        np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(jpeg))))
+        np.testing.assert_array_equal(got_semantic, np.where(semantic == -1, 255, semantic))
+        np.testing.assert_array_equal(region, (layers - 3) // 7)
+        assert data[index]["semantic"].shape == (12 + int(image_id), 20 - int(image_id))
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_stanford_splits_share_no_photograph_and_cover_all(stanford, fold):
+    splits = {split: StanfordBackground(split, fold, archive=stanford).image_ids for split in ("train", "val", "test")}
+    assert splits["test"] == [IDS[fold], IDS[fold + 5]]
+    assert splits["val"] == [IDS[(fold + 1) % 5], IDS[(fold + 1) % 5 + 5]]
+    assert sorted(sum(splits.values(), [])) == IDS
+
+
+def test_stanford_folder_gives_what_the_archive_gives(stanford, tmp_path, monkeypatch):
+    from_tar = [StanfordBackground("test", archive=stanford)[i] for i in range(2)]
+    for name, content in made_up_files().items():
+        path = tmp_path / "unpacked" / "iccv09Data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    for number, root in enumerate((tmp_path / "unpacked", tmp_path / "unpacked" / "iccv09Data")):
+        monkeypatch.setenv("FUSION_CACHE", str(tmp_path / f"other{number}"))
+        monkeypatch.setenv("FUSION_STANFORD_ARCHIVE", str(root))
+        for index, sample in enumerate(from_tar):
+            other = StanfordBackground("test")[index]
+            assert all(torch.equal(sample[name], other[name]) for name in sample)
+
+
+def test_stanford_second_use_needs_no_archive(stanford, cache, monkeypatch):
+    first = StanfordBackground("test", archive=stanford)[0]
+    stanford.unlink()
+    monkeypatch.setattr(datasets, "_parse_labels", None)  # nothing is parsed again
+    assert torch.equal(StanfordBackground("test")[0]["image"], first["image"])
+    assert [path.name for path in cache.iterdir()] == [f"stanford_background_{StanfordBackground.CONTENT_SHA256[:12]}"]
+
+
+def test_stanford_environment_variable_names_the_archive(stanford, monkeypatch):
+    monkeypatch.setenv("FUSION_STANFORD_ARCHIVE", str(stanford))
+    assert len(StanfordBackground("val")) == 2
+
+
+@pytest.mark.parametrize("split", ["Train", "testing", None])
+def test_stanford_split_misspelt(stanford, cache, split):
+    with pytest.raises(ValueError, match="split is .*; expected 'train', 'val' or 'test'"):
+        StanfordBackground(split, archive=stanford)
+    assert_nothing_left(cache)
+
+
+@pytest.mark.parametrize("fold", [-1, 5, "0", None])
+def test_stanford_fold_out_of_range(stanford, fold):
+    with pytest.raises(ValueError, match="fold is .*; expected 0, 1, 2, 3 or 4"):
+        StanfordBackground("test", fold, archive=stanford)
+
+
+def test_stanford_archive_missing(stanford, cache, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.tar.gz does not exist; set FUSION_STANFORD_ARCHIVE"):
+        StanfordBackground("train", archive=tmp_path / "nowhere.tar.gz")
+    assert_nothing_left(cache)
+
+
+def check_archive_is_refused(path, cache, message, exception=ValueError):
+    before = path.read_bytes()
+    with pytest.raises(exception, match=message):
+        StanfordBackground("train", archive=path)
+    assert path.read_bytes() == before
+    assert_nothing_left(cache)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.97])
+def test_stanford_archive_truncated(stanford, cache, share):
+    content = stanford.read_bytes()
+    stanford.write_bytes(content[: int(share * len(content))])
+    check_archive_is_refused(stanford, cache, r"(?s)iccv09Data.tar.gz is cut short .*left as it is; move it away and fetch")
+
+
+def test_stanford_archive_truncated_inside_an_uncompressed_tar(stanford, cache, tmp_path):
+    import gzip
+
+    path = tmp_path / "iccv09Data.tar"
+    path.write_bytes(gzip.decompress(stanford.read_bytes())[:20_000])
+    check_archive_is_refused(path, cache, "(?s)iccv09Data.tar .*left as it is")
+
+
+def test_stanford_archive_is_no_archive(cache, stanford):
+    stanford.write_bytes(b"<html>404 Not Found</html>")
+    check_archive_is_refused(stanford, cache, "iccv09Data.tar.gz is cut short or no tar archive")
+
+
+@pytest.mark.parametrize("change", ["a label", "a missing file", "one more file"])
+def test_stanford_archive_with_other_content(stanford, cache, change):
+    files = made_up_files()
+    if change == "a label":
+        name = f"labels/{IDS[0]}.regions.txt"
+        files[name] = files[name].replace(b"1", b"2", 1)
+    elif change == "a missing file":
+        del files[f"images/{IDS[3]}.jpg"]
+    else:
+        files["images/9999999.jpg"] = files[f"images/{IDS[3]}.jpg"]
+    write_tar(stanford, files)
+    check_archive_is_refused(stanford, cache, r"iccv09Data.tar.gz does not hold .*It was left as it is; .*fetch it again")
+
+
+def test_stanford_folder_with_other_content_is_left_alone(stanford, cache, tmp_path):
+    root = tmp_path / "unpacked"
+    for name, content in made_up_files().items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content[:-3])
+    with pytest.raises(ValueError, match="unpacked does not hold the 715 photographs"):
+        StanfordBackground("train", archive=root)
+    assert_nothing_left(cache)
+    assert (root / "README").read_bytes() == b"made"
+
+
+@pytest.mark.parametrize("name", ["../evil.jpg", "/tmp/evil.jpg", "iccv09Data/images/../../../evil.jpg"])
+def test_stanford_archive_member_that_points_outside(stanford, cache, tmp_path, name):
+    member = tarfile.TarInfo(name)
+    member.size = 4
+    write_tar(stanford, made_up_files(), [member])
+    outside = {path for path in tmp_path.rglob("*")}
+    check_archive_is_refused(stanford, cache, r"iccv09Data.tar.gz holds a member that points outside: .*evil.jpg")
+    assert {path for path in tmp_path.rglob("*")} - {cache} == outside - {cache}
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_stanford_archive_link_is_never_followed(stanford, cache, tmp_path, kind):
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    link = tarfile.TarInfo("iccv09Data/images/9999999.jpg")
+    link.type, link.linkname = kind, str(tmp_path / "secret.jpg")
+    write_tar(stanford, made_up_files(), [link])
+    assert len(StanfordBackground("train", archive=stanford)) == 6  # the link counts as absent
+
+
+def test_stanford_full_disk_leaves_no_half_cache(stanford, cache, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(np, "save", full)
+        check_archive_is_refused(stanford, cache, "cannot write .*No space left.*FUSION_CACHE", OSError)
+    assert len(StanfordBackground("train", archive=stanford)) == 6
+
+
+def test_stanford_second_process_that_was_faster_wins(stanford, cache, monkeypatch):
+    """Both parse; the one that comes second finds the cache in place, keeps it, and cleans up."""
+    save = np.save
+
+    def save_after_the_other_process(path, pixels):
+        monkeypatch.setattr(np, "save", save)
+        StanfordBackground("train", archive=stanford)  # the other process, from start to end
+        path.parent.mkdir(exist_ok=True)
+        save(path, pixels)
+
+    monkeypatch.setattr(np, "save", save_after_the_other_process)
+    monkeypatch.setattr(os, "getpid", iter(range(100, 200)).__next__)
+    assert len(StanfordBackground("train", archive=stanford)) == 6
+    assert len(list(cache.iterdir())) == 1
+
+
+# --- the download, from a server on this machine -----------------------------------------------
+
+
+@contextlib.contextmanager
+def server(content: bytes, cut: int | None = None, ranges: bool = True):
+    """Serves `content`; the first answer ends after `cut` bytes. Yields the address and the Range headers it saw."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked = self.headers.get("Range")
+            first = not seen
+            seen.append(asked)
+            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and ranges else 0
+            if start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.end_headers()
+                return
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            self.wfile.write(content[start : cut if first and cut else None])
+
+        def log_message(self, *args):
+            pass
+
+    httpd = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_port}/iccv09Data.tar.gz", seen
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+def test_download_whole(cache, monkeypatch):
+    content = bytes(range(256)) * 20_000
+    with server(content) as (address, seen):
+        monkeypatch.setattr(StanfordBackground, "URL", address)
+        path = download_stanford_background()
+        assert path.read_bytes() == content
+        assert download_stanford_background() == path and seen == [None]  # not fetched twice
+    assert [p.name for p in cache.iterdir()] == ["iccv09Data.tar.gz"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_download_interrupted_goes_on_where_it_stopped(cache, monkeypatch, ranges):
+    content = np.random.default_rng(0).bytes(3_000_000)
+    with server(content, cut=1_234_567, ranges=ranges) as (address, seen):
+        monkeypatch.setattr(StanfordBackground, "URL", address)
+        with pytest.raises(OSError, match="the download stopped|does not answer") as caught:
+            download_stanford_background()
+        assert "1234567 of 3000000 bytes; call again" in str(caught.value) or "is kept" in str(caught.value)
+        assert not (cache / "iccv09Data.tar.gz").exists()
+        assert (cache / "iccv09Data.tar.gz.part").read_bytes() == content[:1_234_567]
+        assert download_stanford_background().read_bytes() == content
+    assert seen == [None, "bytes=1234567-"]  # a server without ranges sends everything again
+    assert [p.name for p in cache.iterdir()] == ["iccv09Data.tar.gz"]
+
+
+def test_download_killed_between_the_last_byte_and_the_renaming(cache, monkeypatch):
+    content = b"whole archive"
+    cache.mkdir()
+    (cache / "iccv09Data.tar.gz.part").write_bytes(content)
+    with server(content) as (address, _):
+        monkeypatch.setattr(StanfordBackground, "URL", address)
+        assert download_stanford_background().read_bytes() == content
+
+
+def test_download_address_down(cache, monkeypatch):
+    with server(b"") as (address, _):
+        pass  # the server is gone again; its port answers no more
+    monkeypatch.setattr(StanfordBackground, "URL", address)
+    cache.mkdir()
+    (cache / "iccv09Data.tar.gz.part").write_bytes(b"first part")
+    with pytest.raises(OSError, match=r"does not answer .*set FUSION_STANFORD_ARCHIVE"):
+        StanfordBackground("train")
+    assert (cache / "iccv09Data.tar.gz.part").read_bytes() == b"first part"
+
+
+def test_downloaded_archive_is_used(stanford, cache, monkeypatch):
+    with server(stanford.read_bytes()) as (address, _):
+        monkeypatch.setattr(StanfordBackground, "URL", address)
+        assert len(StanfordBackground("train")) == 6
+
+
+# --- a folder of one's own ---------------------------------------------------------------------
+
+
+def write_folder(root, count=3, regions=True, size=(6, 8)):
+    rng = np.random.default_rng(0)
+    kept = []
+    for folder in ("images", "semantic", "regions") if regions else ("images", "semantic"):
+        (root / folder).mkdir(parents=True)
+    for number in range(count):
+        image = rng.integers(0, 256, (*size, 3), np.uint8)
+        semantic = rng.choice(np.array([0, 1, 2, 255], np.uint8), size)
+        region = rng.integers(0, 3, size).astype(np.uint16) * 300
+        Image.fromarray(image).save(root / f"images/{number}.png")
+        Image.fromarray(semantic).save(root / f"semantic/{number}.png")
+        if regions:
+            Image.fromarray(region).save(root / f"regions/{number}.png")
+        kept.append((image, semantic, region))
+    return kept
+
+
+CLASSES = ("road", "tree", "sky")
+
+
+def test_folder_reads_what_was_written(tmp_path):
+    kept = write_folder(tmp_path)
+    data = FolderDataset(tmp_path, CLASSES)
+    assert len(data) == 3 and data.classes == CLASSES and data.has_regions
+    for index, (image, semantic, region) in enumerate(kept):
+        got = data.read(index)
+        np.testing.assert_array_equal(got[0], image)
+        np.testing.assert_array_equal(got[1], semantic)
+        np.testing.assert_array_equal(got[2], scenes.connected_regions(region.astype(int) - 1))
+        np.testing.assert_array_equal(got[2] == -1, region == 0)  # holes are void
+
+
+def test_folder_accepts_jpeg_grey_and_palette_images(tmp_path):
+    write_folder(tmp_path, count=1)
+    mask = Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8)).resize((8, 6), Image.Resampling.NEAREST)
+    mask = mask.convert("L")
+    mask.putpalette([0] * 768)  # labelling tools often write palettes
+    mask.save(tmp_path / "semantic/1.png")
+    Image.new("I;16", (8, 6), 5).save(tmp_path / "regions/1.png")
+    Image.new("L", (8, 6), 77).save(tmp_path / "images/1.JPG", "JPEG")
+    image, semantic, region = FolderDataset(tmp_path, CLASSES).read(1)
+    assert image.shape == (6, 8, 3) and set(np.unique(semantic)) == {0, 1, 2, 255} and not region.any()
+
+
+def test_folder_without_regions_warns_and_uses_connected_areas(tmp_path):
+    kept = write_folder(tmp_path, regions=False)
+    with pytest.warns(UserWarning, match="no regions/ folder: .* adds no new information"):
+        data = FolderDataset(tmp_path, CLASSES)
+    semantic = kept[0][1].astype(int)
+    np.testing.assert_array_equal(data.read(0)[2], scenes.connected_regions(np.where(semantic == 255, -1, semantic)))
+
+
+def test_folder_picture_that_is_all_void(tmp_path):
+    write_folder(tmp_path, count=1)
+    Image.new("L", (8, 6), 255).save(tmp_path / "semantic/0.png")
+    Image.new("L", (8, 6), 0).save(tmp_path / "regions/0.png")
+    sample = FolderDataset(tmp_path, CLASSES)[0]
+    assert (sample["semantic"] == 255).all() and (sample["region"] == -1).all()
+
+
+@pytest.mark.parametrize("missing", ["everything", "images", "pictures"])
+def test_folder_empty(tmp_path, missing):
+    root = tmp_path / "mine"
+    if missing != "everything":
+        root.mkdir()
+    if missing == "pictures":
+        (root / "images").mkdir()
+        (root / "images" / "notes.txt").write_text("no picture")
+    with pytest.raises(FileNotFoundError, match="'mine' holds no images/"):
+        FolderDataset(root, CLASSES)
+
+
+@pytest.mark.parametrize("folder", ["semantic", "regions"])
+def test_folder_mask_missing(tmp_path, folder):
+    write_folder(tmp_path)
+    (tmp_path / folder / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{folder}/ lacks the .png mask of 1 images, first 1.png"):
+        FolderDataset(tmp_path, CLASSES)
+
+
+@pytest.mark.parametrize("folder", ["images", "semantic", "regions"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_folder_file_that_does_not_decode(tmp_path, folder, damage):
+    write_folder(tmp_path, size=(40, 60))
+    path = tmp_path / folder / "0.png"
+    content = {"truncated": path.read_bytes()[:-40], "empty": b"", "text": b"not a picture"}[damage]
+    path.write_bytes(content)
+    data = FolderDataset(tmp_path, CLASSES)
+    with pytest.raises(ValueError, match=rf"{folder}/0.png does not decode"):
+        data[0]
+    assert path.read_bytes() == content
+    data[1]  # the others still do
+
+
+@pytest.mark.parametrize("folder", ["semantic", "regions"])
+def test_folder_sizes_that_differ(tmp_path, folder):
+    write_folder(tmp_path)
+    Image.new("L", (8, 7)).save(tmp_path / folder / "2.png")
+    with pytest.raises(ValueError, match=rf"{folder}/2.png is 8 x 7 and its image 8 x 6 pixels; expected equal"):
+        FolderDataset(tmp_path, CLASSES)[2]
+
+
+def test_folder_mask_turned_by_a_quarter(tmp_path):
+    """A swap of width and height must not pass, though the number of pixels is the same."""
+    write_folder(tmp_path)
+    Image.new("L", (6, 8)).save(tmp_path / "semantic/0.png")
+    with pytest.raises(ValueError, match="semantic/0.png is 6 x 8 and its image 8 x 6"):
+        FolderDataset(tmp_path, CLASSES)[0]
+
+
+@pytest.mark.parametrize("wrong", [3, 254])
+def test_folder_class_out_of_range(tmp_path, wrong):
+    write_folder(tmp_path)
+    mask = np.zeros((6, 8), np.uint8)
+    mask[4, 2] = wrong
+    Image.fromarray(mask).save(tmp_path / "semantic/1.png")
+    with pytest.raises(ValueError, match=rf"semantic/1.png holds class {wrong}; expected 0..2 or void 255"):
+        FolderDataset(tmp_path, CLASSES)[1]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("folder", ["semantic", "regions"])
+def test_folder_mask_in_colour(tmp_path, folder, mode):
+    write_folder(tmp_path)
+    Image.new(mode, (8, 6)).save(tmp_path / folder / "0.png")
+    with pytest.raises(ValueError, match=rf"{folder}/0.png has shape \(6, 8, .\); expected one channel"):
+        FolderDataset(tmp_path, CLASSES)[0]
+
+
+# --- the real photographs ----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    not os.environ.get("FUSION_STANFORD_ARCHIVE"),
+    reason="the variable FUSION_STANFORD_ARCHIVE is not set: the facts about the real photographs are not checked",
+)
+def test_facts_about_the_real_photographs(tmp_path, monkeypatch):
+    if not os.environ.get("FUSION_CACHE"):
+        monkeypatch.setenv("FUSION_CACHE", str(tmp_path))
+    folds = [StanfordBackground("test", fold) for fold in range(5)]
+    assert [len(fold) for fold in folds] == [143] * 5
+    counts, named, labelled, sizes, regions, same = np.zeros(256, int), 0, 0, [], [], collections.defaultdict(list)
+    areas = []
+    for number, fold in enumerate(folds):
+        for index, image_id in enumerate(fold.image_ids):
+            image, semantic, region = fold.read(index)
+            assert (semantic[semantic > 7] == 255).all()
+            counts += np.bincount(semantic.ravel(), minlength=256)
+            sizes.append(semantic.shape)
+            regions.append(len(np.unique(region)))
+            areas += np.unique(region, return_counts=True)[1].tolist()
+            known = semantic != 255
+            for one in np.unique(region[known]):
+                named += np.bincount(semantic[known & (region == one)]).max()
+            labelled += known.sum()
+            same[image.tobytes()].append((image_id, number))
+    shares = (100 * counts[[*range(8), 255]] / counts.sum()).round(1).tolist()
+    assert shares == [14.5, 14.0, 22.5, 6.8, 4.0, 22.6, 1.3, 13.7, 0.5]
+    assert len(set(sizes)) == 51 and sizes.count((240, 320)) == 531
+    assert (min(regions), np.median(regions), max(regions)) == (2, 18, 135)
+    assert round(100 * named / labelled, 1) == 93.3
+    assert round(100 * np.mean(np.array(areas) < 100)) == 16
+    twins = [pair for pair in same.values() if len(pair) > 1]
+    assert len(twins) == 3 and all(one[1] == other[1] for one, other in twins)
+    assert {one[0] for one, _ in twins} == {"6000068", "6000257", "6000117"}
+
+
+def test_folds_file_holds_715_photographs_in_five_equal_folds():
+    with open(datasets.data_folder() / "stanford_background_folds.csv", newline="") as file:
+        folds = {row["image_id"]: int(row["fold"]) for row in csv.DictReader(file)}
+    assert len(folds) == 715 and collections.Counter(folds.values()) == dict.fromkeys(range(5), 143)
+    for one, other in (("6000068", "6000318"), ("6000257", "6000348"), ("6000117", "6000324")):
+        assert folds[one] == folds[other]  # byte-identical photographs, annotated twice

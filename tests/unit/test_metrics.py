@@ -1,0 +1,484 @@
+"""Metrics: hand values, independent oracles (torchmetrics, scikit-image, brute force), and what must hold always."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import adapted_rand_error
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
+
+from examples import blobs, permuted_ids, random_region_map
+from fusion_lib import metrics
+from fusion_lib.metrics import (
+    PanopticQuality,
+    boundary_f,
+    confusion_matrix,
+    contingency,
+    covering,
+    delta_m,
+    evaluate,
+    mean_scores,
+    partition_scores,
+    semantic_scores,
+)
+from fusion_lib.scenes import CLASSES, STUFF, THINGS
+from fusion_lib.targets import region_target
+
+
+def random_labels(seed: int, classes: int = 5, shape=(12, 15), void: float = 0.1):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, shape)
+    prediction = np.where(rng.random(shape) < 0.6, truth, rng.integers(0, classes, shape))
+    truth = np.where(rng.random(shape) < void, 255, truth)
+    return truth, prediction
+
+
+def two_maps(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A true region map with void, and another partition of the same pixels that uses label 0."""
+    truth = random_region_map(seed)
+    rng = np.random.default_rng(seed)
+    ids = {number: int(rng.integers(0, 5)) for number in np.unique(truth)}  # merge some, then cut
+    prediction = np.array([[ids[int(i)] for i in row] for row in truth])
+    prediction[: truth.shape[0] // 2] += 5 * (rng.random() < 0.7)
+    return truth, prediction
+
+
+# --- semantic ----------------------------------------------------------------------------------
+
+
+def test_confusion_and_scores_by_hand():
+    truth = np.array([[0, 0, 0, 1], [1, 2, 2, 255]])
+    prediction = np.array([[0, 0, 1, 1], [0, 2, 2, 0]])
+    confusion = confusion_matrix(truth, prediction, 4)
+    assert confusion.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
+    scores = semantic_scores(confusion)
+    assert scores["pixel_accuracy"] == pytest.approx(5 / 7)
+    assert scores["class_accuracy"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    assert scores["miou"] == pytest.approx((2 / 4 + 1 / 3 + 1) / 3)
+    np.testing.assert_allclose(scores["iou"], [0.5, 1 / 3, 1, np.nan])
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_semantic_scores_against_torchmetrics(seed):
+    truth, prediction = random_labels(seed)
+    given = torch.from_numpy(prediction), torch.from_numpy(truth)
+    confusion = confusion_matrix(truth, prediction, 5)
+    np.testing.assert_array_equal(confusion, MulticlassConfusionMatrix(5, ignore_index=255)(*given))
+    scores = semantic_scores(confusion)
+    for name, metric in (
+        ("pixel_accuracy", MulticlassAccuracy(5, average="micro", ignore_index=255)),
+        ("class_accuracy", MulticlassAccuracy(5, average="macro", ignore_index=255)),
+        ("miou", MulticlassJaccardIndex(5, ignore_index=255)),
+    ):
+        assert scores[name] == pytest.approx(metric(*given).item(), abs=1e-6), name
+    each = MulticlassJaccardIndex(5, ignore_index=255, average=None)(*given)
+    np.testing.assert_allclose(scores["iou"], each, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_absent_classes_are_left_out_of_the_mean(seed):
+    truth, prediction = random_labels(seed)
+    given = torch.from_numpy(prediction), torch.from_numpy(truth)
+    scores = semantic_scores(confusion_matrix(truth, prediction, 9))
+    assert scores["miou"] == pytest.approx(MulticlassJaccardIndex(9, ignore_index=255)(*given).item(), abs=1e-6)
+    assert np.isnan(scores["iou"][5:]).all()
+
+
+def test_a_class_that_is_only_predicted_has_iou_0():
+    scores = semantic_scores(confusion_matrix(np.zeros((2, 2), int), np.array([[0, 0], [0, 1]]), 3))
+    np.testing.assert_allclose(scores["iou"], [0.75, 0, np.nan])
+    assert scores["miou"] == 0.375 and scores["class_accuracy"] == 0.75
+
+
+def test_scores_are_accumulated_over_the_data_set_before_they_are_divided():
+    one = confusion_matrix(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]), 2)
+    other = confusion_matrix(np.array([1, 1]), np.array([1, 1]), 2)
+    assert semantic_scores(one + other)["miou"] == pytest.approx((3 / 4 + 2 / 3) / 2)
+
+
+def test_predictions_under_void_do_not_matter():
+    truth, prediction = random_labels(1, void=0.4)
+    changed = np.where(truth == 255, (prediction + 1) % 5, prediction)
+    np.testing.assert_array_equal(confusion_matrix(truth, prediction, 5), confusion_matrix(truth, changed, 5))
+
+
+def test_all_void_has_no_score():
+    scores = semantic_scores(confusion_matrix(np.full((3, 3), 255), np.zeros((3, 3), int), 4))
+    assert scores["pixel_accuracy"] == 0 and math.isnan(scores["miou"]) and math.isnan(scores["class_accuracy"])
+
+
+@pytest.mark.parametrize("name", ["truth", "prediction"])
+@pytest.mark.parametrize("wrong", [-1, 4, 254])
+def test_label_out_of_range(name, wrong):
+    maps = {"truth": np.zeros((2, 2), int), "prediction": np.zeros((2, 2), int)}
+    maps[name][1, 1] = wrong
+    with pytest.raises(ValueError, match=rf"{name} holds .*{wrong}.*; expected 0..3"):
+        confusion_matrix(**maps, num_classes=4)
+
+
+@pytest.mark.parametrize("function", [lambda t, p: confusion_matrix(t, p, 4), contingency, covering,
+                                      partition_scores, boundary_f])  # fmt: skip
+def test_shapes_that_differ(function):
+    """A turned map has as many pixels, and must not pass."""
+    with pytest.raises(ValueError, match=r"truth has shape \(2, 3\) and prediction \(3, 2\); expected equal shapes"):
+        function(np.zeros((2, 3), int), np.zeros((3, 2), int))
+
+
+# --- partitions --------------------------------------------------------------------------------
+
+
+def brute_covering(truth, prediction) -> float:
+    valid = truth != -1
+    total = 0.0
+    for g in np.unique(truth[valid]):
+        inside = truth == g
+        ious = []
+        for s in np.unique(prediction[valid]):
+            segment = (prediction == s) & valid
+            ious.append((inside & segment).sum() / (inside | segment).sum())
+        total += inside.sum() * max(ious)
+    return total / valid.sum()
+
+
+def brute_variation_of_information(truth, prediction) -> float:
+    """H(truth | prediction) + H(prediction | truth), in bits."""
+    t, p = truth[truth != -1], prediction[truth != -1]
+    total = 0.0
+    for g, s in itertools.product(np.unique(t), np.unique(p)):
+        both = np.mean((t == g) & (p == s))
+        if both:
+            total -= both * (math.log2(both / np.mean(p == s)) + math.log2(both / np.mean(t == g)))
+    return total
+
+
+def brute_rand_error(truth, prediction) -> float:
+    """1 - F of the decision, for every pair of pixels, whether they are of one region."""
+    t, p = truth[truth != -1], prediction[truth != -1]
+    first, second = np.triu_indices(t.size, 1)
+    together_t, together_p = t[first] == t[second], p[first] == p[second]
+    both = (together_t & together_p).sum()
+    precision, recall = both / together_p.sum(), both / together_t.sum()
+    return 1 - 2 * precision * recall / (precision + recall)
+
+
+def brute_boundary_f(truth, prediction, tolerance) -> float:
+    def places(region):
+        found = []
+        for y, x in np.ndindex(region.shape):
+            for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+                v, u = y + dy, x + dx
+                if 0 <= v < region.shape[0] and 0 <= u < region.shape[1] and truth[y, x] != -1 != truth[v, u]:
+                    if region[y, x] != region[v, u]:
+                        found.append((y, x))
+                        break
+        return found
+
+    def matched(some, others):
+        return sum(any(math.dist(a, b) <= tolerance for b in others) for a in some) / len(some)
+
+    t, p = places(truth), places(prediction)
+    if not t or not p:
+        return float(not t and not p)
+    precision, recall = matched(p, t), matched(t, p)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def test_contingency_by_hand():
+    truth = np.array([[7, 7, 3], [-1, 3, 3]])
+    prediction = np.array([[0, 1, 1], [0, 1, 0]])
+    assert contingency(truth, prediction).toarray().tolist() == [[1, 2], [1, 1]]  # rows 3 and 7, columns 0 and 1
+
+
+def test_covering_by_hand():
+    """Regions of 4 and 2 pixels against segments of 3 and 3: (4 * 3/4 + 2 * 2/3) / 6."""
+    truth, prediction = np.array([[0, 0, 0, 0, 1, 1]]), np.array([[9, 9, 9, 4, 4, 4]])
+    assert covering(truth, prediction) == pytest.approx((4 * 3 / 4 + 2 * 2 / 3) / 6)
+    assert covering(prediction, truth) == pytest.approx((3 * 3 / 4 + 3 * 2 / 3) / 6)  # it is not symmetric
+
+
+def test_partition_scores_by_hand():
+    """Two halves, predicted as one region: 1 bit is lost; of the 28 pairs 12 are right."""
+    truth, prediction = np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.zeros((2, 4), int)
+    scores = partition_scores(truth, prediction)
+    assert scores["covering"] == 0.5
+    assert scores["variation_of_information"] == pytest.approx(1)
+    assert scores["adapted_rand_error"] == pytest.approx(1 - 2 * (12 / 28) / (1 + 12 / 28))
+    assert scores["boundary_f"] == 0
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_partition_scores_against_brute_force(seed):
+    truth, prediction = two_maps(seed)
+    scores = partition_scores(truth, prediction, tolerance=1.5)
+    assert scores["covering"] == pytest.approx(brute_covering(truth, prediction))
+    assert scores["variation_of_information"] == pytest.approx(brute_variation_of_information(truth, prediction))
+    assert scores["adapted_rand_error"] == pytest.approx(brute_rand_error(truth, prediction))
+    assert scores["boundary_f"] == pytest.approx(brute_boundary_f(truth, prediction, 1.5))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_partition_scores_do_not_depend_on_the_ids(seed):
+    """In particular label 0 is a region like any other: scikit-image drops it unless it is told not to."""
+    truth, prediction = two_maps(seed)
+    expected = partition_scores(truth, prediction)
+    for other in (prediction + 1, permuted_ids(prediction, seed)):
+        assert partition_scores(truth, other) == pytest.approx(expected)
+        assert partition_scores(permuted_ids(truth, seed), other) == pytest.approx(expected)
+
+
+def test_label_0_is_not_ignored_by_the_rand_error():
+    truth = np.array([[0] * 6 + [1] * 6] * 4)
+    prediction = np.array([[0] * 3 + [2] * 3 + [1] * 6] * 4)  # the fault lies inside true region 0
+    assert adapted_rand_error(truth, prediction)[0] == 0  # scikit-image's default does not see it
+    assert partition_scores(truth, prediction)["adapted_rand_error"] > 0.1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_equal_partitions_are_perfect(seed):
+    truth = random_region_map(seed)
+    prediction = np.where(truth == -1, 3, truth)
+    perfect = {"covering": 1, "variation_of_information": 0, "adapted_rand_error": 0, "boundary_f": 1}
+    assert partition_scores(truth, prediction) == pytest.approx(perfect, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_predictions_under_a_void_truth_do_not_matter(seed):
+    truth, prediction = two_maps(seed)
+    rng = np.random.default_rng(seed)
+    other = np.where(truth == -1, rng.integers(50, 90, truth.shape), prediction)
+    assert partition_scores(truth, other) == pytest.approx(partition_scores(truth, prediction))
+
+
+@pytest.mark.parametrize("turn", [np.fliplr, np.flipud, np.transpose])
+def test_partition_scores_of_turned_maps(turn):
+    truth, prediction = two_maps(4)
+    assert partition_scores(turn(truth), turn(prediction)) == pytest.approx(partition_scores(truth, prediction))
+
+
+def test_all_void_picture_has_no_partition_score():
+    void = np.full((4, 5), -1)
+    assert all(math.isnan(value) for value in partition_scores(void, np.zeros((4, 5), int)).values())
+    assert math.isnan(covering(void, np.zeros((4, 5), int)))
+
+
+def test_boundary_f_by_hand():
+    """A border shifted by two columns: pixels of columns 3, 4 against 5, 6, so only columns 4 and 5 come within 1."""
+    truth, prediction = np.zeros((4, 12), int), np.zeros((4, 12), int)
+    truth[:, 4:], prediction[:, 6:] = 1, 1
+    assert boundary_f(truth, prediction, 0.5) == 0
+    assert boundary_f(truth, prediction, 1.0) == 0.5
+    assert boundary_f(truth, prediction, 2.0) == 1
+
+
+def test_boundary_f_is_a_harmonic_mean_of_precision_and_recall():
+    truth = np.zeros((8, 20), int)
+    truth[:, 5:], truth[:, 15:] = 1, 2
+    prediction = (truth > 0).astype(int)  # one of two borders is missing: precision 1, recall 1/2
+    assert boundary_f(truth, prediction) == pytest.approx(2 / 3)
+    assert boundary_f(prediction, truth) == pytest.approx(2 / 3)
+
+
+def test_boundary_f_without_boundaries():
+    flat, halves = np.zeros((4, 4), int), np.array([[0, 0, 1, 1]] * 4)
+    assert (boundary_f(flat, flat), boundary_f(flat, halves), boundary_f(halves, flat)) == (1, 0, 0)
+
+
+# --- panoptic quality --------------------------------------------------------------------------
+
+
+def brute_panoptic_quality(pictures, things, stuff) -> float:
+    """Kirillov et al. 2019, section 4: match at IoU > 1/2, leave void out, PQ a class, mean over the classes seen."""
+    sums, hits, misses, extras = ({c: 0.0 for c in (*things, *stuff)} for _ in range(4))
+
+    def segments(semantic, region):
+        found = {}
+        for y, x in np.ndindex(semantic.shape):
+            c = int(semantic[y, x])
+            if c in things or c in stuff:
+                found.setdefault((c, int(region[y, x]) if c in things else 0), set()).add((y, x))
+        return found
+
+    for true_semantic, true_region, semantic, region in pictures:
+        true, predicted = segments(true_semantic, true_region), segments(semantic, region)
+        void = {p for p in np.ndindex(true_semantic.shape) if not any(p in s for s in true.values())}
+        matched_true, matched = set(), set()
+        for (a, t), (b, p) in itertools.product(true.items(), predicted.items()):
+            iou = len(t & p) / len(t | (p - void))
+            if a[0] == b[0] and iou > 0.5:
+                sums[a[0]] += iou
+                hits[a[0]] += 1
+                matched_true.add(a)
+                matched.add(b)
+        for a in true.keys() - matched_true:
+            misses[a[0]] += 1
+        for b in predicted.keys() - matched:
+            if len(predicted[b] & void) <= 0.5 * len(predicted[b]):  # mostly void: nobody can tell
+                extras[b[0]] += 1
+    weights = {c: hits[c] + misses[c] / 2 + extras[c] / 2 for c in sums}
+    return float(np.mean([sums[c] / weights[c] for c in sums if weights[c]]))
+
+
+def fused_map(seed: int):
+    """Truth with void, and a prediction that shifts it and renames some regions."""
+    rng = np.random.default_rng(seed)
+    region = blobs(seed, 24)
+    classes = rng.integers(0, len(CLASSES), region.max() + 1)
+    semantic = classes[region]
+    predicted_region = np.roll(region, rng.integers(-4, 5, 2), (0, 1))
+    predicted_classes = np.where(rng.random(len(classes)) < 0.75, classes, rng.integers(0, len(CLASSES), len(classes)))
+    predicted_semantic = predicted_classes[predicted_region]
+    top, left = rng.integers(0, 16, 2)
+    semantic[top : top + 7, left : left + 7] = 255
+    region[top : top + 7, left : left + 7] = -1
+    return semantic, region, predicted_semantic, predicted_region
+
+
+def measured(pictures, **kinds) -> float:
+    quality = PanopticQuality(**kinds)
+    for picture in pictures:
+        quality.update(*picture)
+    return quality.compute()
+
+
+@pytest.mark.parametrize("seed", range(0, 30, 3))
+def test_panoptic_quality_against_brute_force(seed):
+    pictures = [fused_map(seed + k) for k in range(3)]
+    assert measured(pictures) == pytest.approx(brute_panoptic_quality(pictures, THINGS, STUFF), abs=1e-6)
+
+
+def test_panoptic_quality_by_hand():
+    """One thing found with IoU 3/5; one thing missed; stuff in two parts is one segment, found with IoU 10/12."""
+    semantic = np.array([[0, 0, 0, 0, 0, 0, 5, 5, 5, 5], [0, 0, 0, 0, 0, 0, 5, 5, 5, 5]])
+    region = np.array([[0, 0, 0, 0, 0, 0, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2, 3, 3, 3, 3]])
+    predicted_semantic = np.array([[0, 0, 0, 0, 0, 5, 5, 5, 5, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
+    predicted_region = np.array([[0, 0, 0, 0, 0, 1, 1, 1, 1, 2], [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]])
+    thing = (3 / 5) / (1 + 0.5)
+    stuff = 11 / 17  # 11 of 12 pixels found, 5 of 16 wrongly added
+    quality = measured([(semantic, region, predicted_semantic, predicted_region)])
+    assert quality == pytest.approx((thing + stuff) / 2)
+
+
+def test_panoptic_quality_of_the_truth_is_1():
+    semantic, region, _, _ = fused_map(1)
+    known = np.where(semantic == 255, 0, semantic), np.where(region == -1, 99, region)
+    assert measured([(semantic, region, *known)]) == 1
+
+
+def test_panoptic_quality_knows_things_from_stuff():
+    semantic, region, _, _ = fused_map(1)
+    cut = np.where(np.arange(24)[None] < 12, region, region + 100)  # every region is cut at the middle
+    picture = (semantic, region, np.where(semantic == 255, 0, semantic), cut)
+    everything = tuple(range(len(CLASSES)))
+    assert measured([picture], things=(), stuff=everything) == 1  # stuff does not care
+    assert measured([picture], things=everything, stuff=()) < 1
+
+
+def test_panoptic_quality_with_an_all_void_picture():
+    picture = fused_map(2)
+    void = np.full((24, 24), 255), np.full((24, 24), -1), picture[2], picture[3]
+    assert measured([picture, void]) == pytest.approx(measured([picture]))
+
+
+# --- over a data set ---------------------------------------------------------------------------
+
+
+class Pictures:
+    """Three samples whose image carries the answers: red the semantic label, green the region target."""
+
+    classes = CLASSES
+
+    def __init__(self, sizes=((24, 24), (24, 24), (24, 24))):
+        self.samples = []
+        for seed, _ in enumerate(sizes):
+            semantic, region, _, _ = fused_map(seed)
+            target = region_target(region, 2)
+            target = np.where(target == 255, 1, target)
+            image = np.stack([np.where(semantic == 255, 0, semantic) * 20, target * 100, 0 * target], 0)
+            self.samples.append({"image": torch.tensor(image, dtype=torch.uint8), "semantic": semantic, "region": region})
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        return self.samples[index]
+
+
+class ReadsTheAnswers(nn.Module):
+    """Stands in for a network: turns the colours of `Pictures` back into confident logits."""
+
+    def __init__(self, *tasks):
+        super().__init__()
+        self.tasks, self.weight = tasks, nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        classes = (images * 255).round().long()
+        hot = {
+            "semantic": nn.functional.one_hot(classes[:, 0] // 20, len(CLASSES)),
+            "region": nn.functional.one_hot(classes[:, 1] // 100, 3),
+        }
+        return {task: 6.0 * hot[task].movedim(-1, 1) + self.weight for task in self.tasks}
+
+
+def test_evaluate_both_tasks():
+    scores = evaluate(ReadsTheAnswers("semantic", "region"), Pictures(), {})
+    assert set(scores) == {"semantic", "voted", "partition", "panoptic_quality"}
+    assert scores["semantic"]["miou"] == 1 and scores["semantic"]["pixel_accuracy"] == 1
+    assert scores["voted"]["pixel_accuracy"] > 0.9
+    assert scores["partition"]["covering"] > 0.9
+    assert 0.5 < scores["panoptic_quality"] <= 1
+
+
+def test_evaluate_one_task():
+    assert set(evaluate(ReadsTheAnswers("semantic"), Pictures(), {})) == {"semantic"}
+    assert set(evaluate(ReadsTheAnswers("region"), Pictures(), {})) == {"partition"}
+    both = evaluate(ReadsTheAnswers("semantic", "region"), Pictures(), {}, panoptic=False)
+    assert set(both) == {"semantic", "voted", "partition"}
+
+
+def test_evaluate_hands_decoding_and_size_on(monkeypatch):
+    scores = evaluate(ReadsTheAnswers("region"), Pictures(), {"threshold": 1.1})
+    assert scores["partition"]["covering"] < 0.6  # no marker: one region
+    seen = []
+    monkeypatch.setattr(metrics, "predict", lambda model, image, size: seen.append(size) or {"semantic": np.zeros((8, 24, 24))})
+    evaluate(None, Pictures(), {}, size=(32, 40))
+    assert seen == [(32, 40)] * 3
+
+
+def test_evaluate_takes_means_and_sums_of_the_right_things():
+    """Partition scores are averaged over pictures; semantic ones come from one confusion matrix."""
+    data, model = Pictures(), ReadsTheAnswers("semantic", "region")
+    data.samples[1]["semantic"] = np.where(data.samples[1]["semantic"] == 255, 255, 0)  # spoil one picture's truth
+    scores = evaluate(model, data, {})
+    alone = []
+    for sample in data.samples:
+        one = Pictures()
+        one.samples = [sample]
+        alone.append(evaluate(model, one, {}))
+    assert scores["partition"]["covering"] == pytest.approx(np.mean([s["partition"]["covering"] for s in alone]))
+    assert scores["semantic"]["miou"] != pytest.approx(np.mean([s["semantic"]["miou"] for s in alone]))
+    pixels = [(sample["semantic"] != 255).sum() for sample in data.samples]
+    weighted = np.average([s["semantic"]["pixel_accuracy"] for s in alone], weights=pixels)
+    assert scores["semantic"]["pixel_accuracy"] == pytest.approx(weighted)
+
+
+def test_mean_scores_leave_nan_out():
+    assert mean_scores([{"a": 1.0, "b": 2.0}, {"a": float("nan"), "b": 4.0}]) == {"a": 1.0, "b": 3.0}
+
+
+# --- the gain over single-task baselines -------------------------------------------------------
+
+
+def test_delta_m_by_hand():
+    """mIoU from 0.50 to 0.55 is +10%; error from 0.40 to 0.50 is -25%: the mean is -7.5%."""
+    gain = delta_m({"miou": 0.55, "error": 0.5}, {"miou": 0.5, "error": 0.4}, lower_is_better=("error",))
+    assert gain == pytest.approx(-0.075)
+    assert delta_m({"miou": 0.55}, {"miou": 0.5}) == pytest.approx(0.1)
+    assert delta_m({"a": 3.0, "b": 1.0}, {"b": 1.0, "a": 3.0}) == 0
+
+
+def test_delta_m_refuses_other_keys():
+    with pytest.raises(ValueError, match=r"scores has keys \['a'\] and baselines \['b'\]; expected the same"):
+        delta_m({"a": 1.0}, {"b": 1.0})

@@ -1,0 +1,199 @@
+"""Joint transforms: image and both label maps move together, labels by nearest neighbour."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from examples import blobs, random_region_map
+from fusion_lib.datasets import Scenes
+from fusion_lib.targets import RegionTarget, region_target
+from fusion_lib.transforms import Finish, augmentation, evaluation_transform
+
+
+def sample_of(semantic: np.ndarray, region: np.ndarray, image: np.ndarray | None = None) -> dict:
+    """A sample as `datasets` yields it; by default the image's red channel shows 40 x the semantic label."""
+    if image is None:
+        image = np.stack([np.where(semantic == 255, 0, 40 * semantic)] * 3, -1)
+    return {
+        "image": tv_tensors.Image(torch.from_numpy(image.astype(np.uint8)).permute(2, 0, 1)),
+        "semantic": tv_tensors.Mask(torch.from_numpy(semantic.astype(np.int64))),
+        "region": tv_tensors.Mask(torch.from_numpy(region.astype(np.int64))),
+    }
+
+
+def coded_sample(seed: int, size: int = 48) -> dict:
+    region = blobs(seed, size)
+    return sample_of(region + 1, region)
+
+
+# --- Finish ------------------------------------------------------------------------------------
+
+
+def test_finish_by_hand():
+    semantic = np.array([[0, 1, 255], [-1, 1, 2]])
+    region = np.array([[7, 7, -1], [-1, 3, 7]])
+    image = np.arange(18).reshape(2, 3, 3) * 15
+    done = Finish()({**sample_of(semantic, region, image), "name": "kept"})
+    assert done["image"].dtype == torch.float32 and done["name"] == "kept"
+    np.testing.assert_allclose(done["image"].permute(1, 2, 0), image / 255, atol=1e-7)
+    assert done["semantic"].tolist() == [[0, 1, 255], [255, 1, 2]]
+    assert done["region"].tolist() == [[0, 0, -1], [-1, 1, 2]]  # the two parts of 7 do not touch: two regions
+    assert done["semantic"].dtype == done["region"].dtype == torch.int64
+    assert isinstance(done["image"], tv_tensors.Image) and isinstance(done["region"], tv_tensors.Mask)
+
+
+def test_finish_leaves_the_given_sample_as_it_is():
+    given = sample_of(np.array([[-1, 0]]), np.array([[5, 5]]))
+    Finish()(given)
+    assert given["semantic"].tolist() == [[-1, 0]] and given["region"].tolist() == [[5, 5]]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_finish_makes_every_region_connected(seed):
+    region = random_region_map(seed) % 5
+    region[random_region_map(seed) < 0] = -1
+    done = np.asarray(Finish()(sample_of(np.zeros_like(region), region))["region"])
+    np.testing.assert_array_equal(done == -1, region == -1)
+    for number in range(done.max() + 1):
+        assert ndimage.label(done == number)[1] == 1
+        assert len(np.unique(region[done == number])) == 1
+
+
+def test_a_crop_that_cuts_a_region_in_two_leaves_two_regions():
+    region = np.zeros((6, 6), int)
+    region[1:, 2:4] = 1  # region 0 is a horseshoe around region 1
+    assert Finish()(sample_of(region, region))["region"].max() == 1
+    sample = {name: v2.functional.crop(value, 2, 0, 4, 6) for name, value in sample_of(region, region).items()}
+    assert sorted(np.bincount(np.asarray(Finish()(sample)["region"]).ravel())) == [8, 8, 8]
+
+
+# --- evaluation --------------------------------------------------------------------------------
+
+
+def test_evaluation_keeps_the_labels():
+    for index in range(5):
+        plain, seen = Scenes("val")[index], Scenes("val", evaluation_transform())[index]
+        assert torch.equal(plain["semantic"], seen["semantic"])
+        assert torch.equal(plain["region"], seen["region"])  # shipped regions are connected and in raster order
+        torch.testing.assert_close(torch.Tensor(seen["image"]) * 255, torch.Tensor(plain["image"].float()))
+
+
+def test_evaluation_resizes_labels_by_nearest_neighbour():
+    semantic = np.random.default_rng(0).integers(0, 6, (40, 60))
+    semantic[:4] = 255
+    seen = evaluation_transform((13, 22))(sample_of(semantic, semantic))
+    assert seen["image"].shape == (3, 13, 22)
+    rows = np.floor((np.arange(13)) * 40 / 13).astype(int)  # the sample that torch's nearest neighbour takes
+    columns = np.floor((np.arange(22)) * 60 / 22).astype(int)
+    np.testing.assert_array_equal(seen["semantic"], semantic[np.ix_(rows, columns)])
+
+
+def test_resizing_invents_no_class_between_two_others():
+    semantic = np.zeros((64, 64), int)
+    semantic[:, 20:] = 4
+    for size in ((31, 47), (100, 90)):
+        seen = evaluation_transform(size)(sample_of(semantic, semantic))
+        assert set(np.unique(seen["semantic"])) == {0, 4}
+
+
+# --- augmentation ------------------------------------------------------------------------------
+
+
+def test_augmentation_without_knobs_is_a_fair_flip_of_all_three():
+    sample = coded_sample(0)
+    plain = Finish()(sample)
+    flips = 0
+    for seed in range(60):
+        torch.manual_seed(seed)
+        seen = augmentation((48, 48))(sample)
+        flipped = not torch.equal(seen["image"], plain["image"])
+        flips += flipped
+        axes = (-1,) if flipped else ()
+        assert torch.equal(seen["image"], plain["image"].flip(axes))
+        assert torch.equal(seen["semantic"], plain["semantic"].flip(axes))
+        np.testing.assert_array_equal(seen["semantic"] - 1 == 0, (seen["region"] == seen["region"][seen["semantic"] == 1][0]))
+    assert 15 < flips < 45
+
+
+@pytest.mark.parametrize("knobs", [{"smallest_crop": 0.3}, {"rotation": 30}, {"smallest_crop": 0.4, "rotation": 15}])
+@pytest.mark.parametrize("seed", range(8))
+def test_image_and_labels_stay_together(seed, knobs):
+    """The image shows the label as a grey value, so away from borders it must still do so afterwards."""
+    sample = coded_sample(seed, 96)
+    torch.manual_seed(seed)
+    seen = augmentation((80, 88), **knobs)(sample)
+    semantic, region = np.asarray(seen["semantic"]), np.asarray(seen["region"])
+    assert seen["image"].shape == (3, 80, 88) and semantic.shape == region.shape == (80, 88)
+    shown = np.asarray(seen["image"])[0] * 255 / 40
+    # A border may lie just outside the frame, and there bilinear pixels mix with what they cannot show: leave 4 px.
+    smooth = ndimage.maximum_filter(semantic, 9, mode="constant", cval=255) == ndimage.minimum_filter(semantic, 9)
+    inside = smooth & (semantic != 255)
+    assert inside.mean() > 0.2
+    np.testing.assert_allclose(shown[inside], semantic[inside], atol=0.02)
+    np.testing.assert_array_equal(semantic == 255, region == -1)
+    for number in range(region.max() + 1):
+        assert len(np.unique(semantic[region == number])) == 1
+
+
+def test_rotation_fills_the_outside_with_void():
+    sample = coded_sample(1)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        seen = augmentation((48, 48), rotation=45)(sample)
+        void = np.asarray(seen["semantic"]) == 255
+        if void.sum() > 50:
+            assert void[[0, 0, -1, -1], [0, -1, 0, -1]].all()  # the corners leave the picture first
+            assert not void[24, 24]
+            return
+    raise AssertionError("ten rotations and no outside")
+
+
+def test_crop_keeps_at_least_the_stated_share():
+    """Rows and columns are numbered in the image, so their range tells how much of the picture is left."""
+    image = np.zeros((64, 64, 3))
+    image[..., 0], image[..., 1] = np.mgrid[:64, :64]
+    sample = sample_of(np.zeros((64, 64)), np.zeros((64, 64)), image)
+    shares = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        seen = np.asarray(augmentation((64, 64), smallest_crop=0.5)(sample)["image"])[:2].reshape(2, -1) * 255
+        shares.append(np.prod(np.ptp(seen, axis=1) + 1) / 64**2)
+    assert 0.45 < min(shares) < 0.7 and max(shares) > 0.85
+
+
+def test_light_changes_the_image_only():
+    sample = Scenes("train")[0]
+    torch.manual_seed(3)
+    plain = augmentation((64, 64))(sample)
+    torch.manual_seed(3)
+    lit = augmentation((64, 64), light=0.5)(sample)
+    assert not torch.equal(plain["image"], lit["image"])
+    assert torch.equal(plain["semantic"], lit["semantic"]) and torch.equal(plain["region"], lit["region"])
+    assert 0 <= lit["image"].min() and lit["image"].max() <= 1
+
+
+def test_augmentation_depends_on_torch_seed_only():
+    transform = augmentation((40, 40), smallest_crop=0.5, rotation=10, light=0.3)
+    seen = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        seen.append(transform(Scenes("train")[1]))
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_target_comes_from_the_augmented_region_map(seed):
+    """Computed last it fits the new borders; a target that is warped instead does not."""
+    transform = v2.Compose([augmentation((48, 48), smallest_crop=0.3, rotation=20), RegionTarget(4.0)])
+    torch.manual_seed(seed)
+    seen = transform(coded_sample(seed))
+    np.testing.assert_array_equal(seen["region_target"], region_target(np.asarray(seen["region"]), 4.0))
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
+def test_smallest_crop_out_of_range(share):
+    with pytest.raises(ValueError, match=rf"smallest_crop is {share}; expected a share in \(0, 1\]"):
+        augmentation((8, 8), smallest_crop=share)
