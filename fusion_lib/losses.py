@@ -42,7 +42,7 @@ def pixel_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = 
         )
     valid = target != SEMANTIC_VOID
     if not valid.any():
-        return logits.sum() * 0.0
+        return logits.sum() * 0.0 + 0.0  # keeps the gradient; + 0.0 turns -0.0 into 0.0
     classes = logits.shape[1]
     if ((target < 0) | (target >= classes))[valid].any():
         raise ValueError(

@@ -51,7 +51,7 @@ def colour_classes(labels: np.ndarray) -> np.ndarray:
 def colour_regions(region: np.ndarray) -> np.ndarray:
     """(H, W) region ids -> (H, W, 3): a colour an id (ids only tell regions apart), boundaries dark, void white."""
     region = np.asarray(region)
-    shades = np.random.default_rng(3).permutation(np.linspace(0.0, 1.0, 24))
+    shades = 0.618 * np.arange(24) % 1  # steps of the golden ratio: neighbouring ids get unlike shades
     colours = plt.get_cmap("viridis")(shades[region % len(shades)])[..., :3] * 0.75 + 0.25
     colours[boundary_mask(region)] *= 0.45
     colours[region == REGION_VOID] = VOID_COLOUR
@@ -92,6 +92,7 @@ def show(panels: dict[str, np.ndarray], legend: tuple[str, ...] = (), columns: i
     """
     rows = -(-len(panels) // columns)
     across = min(columns, len(panels))
+    lines = -(-len(legend) // (2 * across + 1))  # of the legend
     height, width = _image(next(iter(panels.values()))).shape[:2]
     figure, axes = plt.subplots(
         rows, across, figsize=(panel * across, (panel * height / width + 0.3) * rows + 0.35 * bool(legend)), squeeze=False
@@ -104,8 +105,8 @@ def show(panels: dict[str, np.ndarray], legend: tuple[str, ...] = (), columns: i
     if legend:
         colours = REGION_TARGET_COLOURS if tuple(legend) == REGION_CLASSES else PALETTE
         handles = [Patch(facecolor=colour, edgecolor="black", label=name) for colour, name in zip(colours, legend)]
-        figure.legend(handles=handles, loc="lower center", ncols=min(len(legend), 2 * across + 1), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, (0.42 if len(legend) > 2 * across + 1 else 0.25) / figure.get_figheight() if legend else 0, 1, 1))
+        figure.legend(handles=handles, loc="lower center", ncols=-(-len(legend) // lines), frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, (0.1 + 0.17 * lines) / figure.get_figheight() if legend else 0, 1, 1))
     plt.show()
     ranges = tuple((round(float(p.min()), 3), round(float(p.max()), 3)) for p in map(_image, panels.values()))
     return Drawn(tuple(panels), tuple(legend), ranges)

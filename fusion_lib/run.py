@@ -54,7 +54,7 @@ def scenes() -> int:
     if failed:
         print(f"\nFailed: {', '.join(failed)}; see build/notebooks/", file=sys.stderr)
         return 1
-    rows = classical_rows(recipes.SCENES)
+    rows = classical_rows(recipes.SCENES, tuple(recipes.CLASSICAL), pictures=40)
     for name in ("semantic only", "region only"):
         rows[f"{name}, as long"] = learned_row(recipes.SCENES, name, folder=None)
     model, facts = training.load_checkpoint(folder / "runs" / "fused.safetensors")
@@ -69,7 +69,7 @@ def stanford_background() -> int:
     """Train on photographs (resumed if it was interrupted), test on fold 0, write a scoreboard and fused maps."""
     folder = BUILD / "stanford_background"
     photographs = recipes.PHOTOGRAPHS
-    rows = classical_rows(photographs)
+    rows = classical_rows(photographs, ("Felzenszwalb",), pictures=15)
     for name in ("semantic only", "fused"):
         rows[f"{name}, ImageNet encoder"] = learned_row(photographs, name, folder / name.split()[0])
     rows["fused, from scratch"] = learned_row(recipes.PHOTOGRAPHS_SCRATCH, "fused", folder / "scratch")
@@ -143,12 +143,12 @@ def _draw(image, checkpoint_path: Path, classes: tuple[str, ...], path: Path) ->
     plt.close()
 
 
-def classical_rows(recipe: recipes.Recipe) -> dict:
-    """Covering and its companions of every classical method, parameters chosen on validation pictures."""
+def classical_rows(recipe: recipes.Recipe, names: tuple[str, ...], pictures: int) -> dict:
+    """Covering and its companions of classical methods, parameters chosen on the first validation pictures."""
     val, test = recipe.dataset("val"), recipe.dataset("test")
     rows = {}
-    for name in recipes.CLASSICAL:
-        parameters = recipes.tune_classical(name, val)
+    for name in names:
+        parameters = recipes.tune_classical(name, val, pictures)
         rows[name] = _partition(recipes.classical_scores(name, parameters, test))
     return rows
 
@@ -249,6 +249,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str]) -> int:
+    """Run one of the commands above; returns the exit status."""
     if arguments[:1] == ["store"]:
         return store(arguments[1:])
     if len(arguments) != 1 or arguments[0] not in COMMANDS:
