@@ -250,7 +250,7 @@ def _(cells, metadata):
 
 @breaks("second_cell_sets_up__another_repository")
 def _(cells, metadata):
-    cells[1]["source"] = re.sub(r"git\+\S+(?=\")", "git+https://example.org/another/repository", cells[1]["source"])
+    cells[1]["source"] = re.sub(r"git\+\S+", "git+https://example.org/another/repository", cells[1]["source"])
 
 
 @breaks("second_cell_sets_up__not_tagged")

@@ -27,7 +27,7 @@ SETUP_CELL = """\
 from importlib import metadata, util
 if util.find_spec("fusion_lib") is None:
     keep = " ".join(f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision", "numpy"))
-    %pip install -q {keep} "fusion_lib @ git+REPOSITORY"
+    %pip install -q {keep} git+REPOSITORY
 from fusion_lib import training
 print(training.describe_machine())"""
 
