@@ -18,6 +18,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -340,7 +341,7 @@ def _read_files(source: Path) -> Iterator[tuple[str, bytes]]:
                     raise ValueError(f"{source.name} holds a member that points outside: {member.name!r}; nothing was read")
                 if member.isfile() and member.name.endswith(wanted):
                     yield "/".join(parts[-2:]), tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError, __import__("zlib").error) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{source.name} is cut short or no tar archive ({error}). It was left as it is; "
             "move it away and fetch it again"
