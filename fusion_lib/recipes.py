@@ -28,7 +28,7 @@ class Recipe:
 
     dataset: Callable  # split, transform -> SegmentationDataset
     size: tuple[int, int]  # (H, W) at which the network sees a picture
-    tau: float  # width of the rim in pixels at that size
+    tau: float  # the rim's limit, in pixels at that size; see targets.region_target
     smallest_crop: float
     light: float
     model: dict  # arguments of FusionModel besides outputs
@@ -111,7 +111,7 @@ def _seen(recipe: Recipe) -> tuple[int, int] | None:
 CLASSICAL = {
     "k-means": (kmeans_regions, {"clusters": (3, 4, 6, 8), "smoothing": (1.0, 2.0, 3.0)}),
     "Felzenszwalb": (felzenszwalb_regions, {"scale": (30, 100, 300, 1000), "smoothing": (0.5, 1.0), "min_size": (30, 100, 200)}),
-    "gradient watershed": (gradient_watershed_regions, {"smoothing": (1.0, 2.0, 3.0, 4.0), "threshold": (0.02, 0.03, 0.05, 0.08)}),
+    "gradient watershed": (gradient_watershed_regions, {"smoothing": (2.0, 3.0, 4.0), "threshold": (0.005, 0.01, 0.015, 0.02, 0.03)}),
 }  # fmt: skip
 
 

@@ -111,7 +111,8 @@ def gradient_watershed_regions(image: np.ndarray, smoothing: float, threshold: f
     from skimage.segmentation import watershed
 
     smooth = ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0))
-    gradient = np.sqrt(sum(ndimage.sobel(smooth, axis) ** 2 for axis in (0, 1)).sum(-1)) / 8
+    slopes = [ndimage.sobel(smooth[..., colour], axis) / 8 for colour in range(3) for axis in (0, 1)]
+    gradient = np.sqrt(sum(slope**2 for slope in slopes))
     markers, count = ndimage.label(gradient < threshold)
     if count == 0:
         return np.zeros(gradient.shape, np.int64)

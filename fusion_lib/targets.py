@@ -47,7 +47,7 @@ def region_target(region: np.ndarray, tau: float) -> np.ndarray:
 
     Args:
         region: (H, W) integer region map, void -1. Ids may be any non-negative numbers.
-        tau: width of the rim in pixels; 5 suits pictures of 240 x 320.
+        tau: the rim is what lies nearer than this to a boundary pixel; 5 pixels suit pictures of 240 x 320.
 
     Returns:
         (H, W) int64.
@@ -56,7 +56,7 @@ def region_target(region: np.ndarray, tau: float) -> np.ndarray:
         TypeError, ValueError: `region` is no two-dimensional integer map, or tau is not positive.
     """
     if not tau > 0:
-        raise ValueError(f"tau is {tau}; expected a positive width in pixels")
+        raise ValueError(f"tau is {tau}; expected a positive distance in pixels")
     boundary = boundary_mask(region)
     region = np.asarray(region)
     void = region == REGION_VOID
@@ -65,7 +65,7 @@ def region_target(region: np.ndarray, tau: float) -> np.ndarray:
         _, compact = np.unique(region, return_inverse=True)  # any ids -> 0..R-1
         compact = compact.reshape(region.shape)
         distance = ndimage.distance_transform_edt(~boundary)
-        deepest = ndimage.maximum(np.where(void, 0, distance), compact, np.arange(compact.max() + 1))
+        deepest = ndimage.maximum(distance, compact, np.arange(compact.max() + 1))
         target[distance < np.minimum(tau, 0.5 * deepest)[compact]] = RIM
         target[boundary & (deepest[compact] > 0)] = BOUNDARY
     target[void] = TARGET_VOID

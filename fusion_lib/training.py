@@ -95,8 +95,13 @@ def train(
 
     Raises:
         FloatingPointError: a loss is not finite; names the task, the epoch and the batch.
-        ValueError: `folder` holds a run with other settings, or a state that cannot be read.
+        ValueError: `folder` holds a run with other settings, or a state that cannot be read; or nothing is to be done.
     """
+    if epochs < 1 or (stop_after is not None and stop_after < 1) or not len(train_loader):
+        raise ValueError(
+            f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {len(train_loader)} batches; "
+            "expected at least one of each"
+        )
     device = device or choose_device()
     model = model.to(device, memory_format=torch.channels_last)  # on a CPU too, convolutions run faster so
     loss = loss.to(device)
@@ -122,7 +127,8 @@ def train(
             batch = _to_device(batch, device)
             with mixed:
                 parts = loss(model(batch["image"]), batch)
-            _require_finite(parts, epoch, number)
+            values = {name: part.item() for name, part in parts.items()}
+            _require_finite(values, f"epoch {epoch}, batch {number}")
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(parts["total"]).backward()
             scaler.unscale_(optimizer)
@@ -130,11 +136,12 @@ def train(
             scaler.step(optimizer)
             scaler.update()
             schedule.step()
-            for name, part in parts.items():
-                sums[name] = sums.get(name, 0.0) + part.item()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
         entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
         entry |= {f"train_{name}": total / len(train_loader) for name, total in sums.items()}
         entry |= validate(model, loss, val_loader, device)
+        _require_finite({name: entry[f"val_{name}"] for name in sums}, f"the validation after epoch {epoch}")
         entry["seconds"] = time.perf_counter() - began
         run.finish_epoch(entry)
         bar.update()
@@ -324,10 +331,10 @@ def _to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str
     return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
 
 
-def _require_finite(parts: dict, epoch: int, number: int) -> None:
-    if not math.isfinite(parts["total"].item()):
-        bad = [name for name, part in parts.items() if name != "total" and not math.isfinite(part.item())]
+def _require_finite(losses: dict[str, float], where: str) -> None:
+    if not math.isfinite(losses["total"]):
+        bad = [name for name, value in losses.items() if name != "total" and not math.isfinite(value)]
         raise FloatingPointError(
-            f"the loss of task {' and '.join(bad) or 'total'} is not finite in epoch {epoch}, batch {number}; "
+            f"the loss of task {' and '.join(bad) or 'total'} is not finite in {where}; "
             "lower the learning rate, or look at that batch's image and targets"
         )

@@ -48,8 +48,10 @@ def augmentation(
         light: largest relative change of brightness, contrast and saturation, in [0, 1).
 
     Raises:
-        ValueError: smallest_crop is not in (0, 1].
+        ValueError: smallest_crop is not in (0, 1], or light not in [0, 1).
     """
+    if not 0 <= light < 1:
+        raise ValueError(f"light is {light}; expected a relative change in [0, 1)")
     if not 0 < smallest_crop <= 1:
         raise ValueError(f"smallest_crop is {smallest_crop}; expected a share in (0, 1]")
     steps = [v2.RandomHorizontalFlip()]

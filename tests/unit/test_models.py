@@ -151,6 +151,12 @@ def test_config_rebuilds_the_model():
     torch.testing.assert_close(again.eval()(images)["region"], model.eval()(images)["region"])
 
 
+def test_width_is_that_of_the_finest_stage():
+    assert FusionModel(BOTH, width=4).encoder.channels == [4, 8, 16, 32, 32]
+    assert FusionModel(BOTH).encoder.channels[0] == 16
+    assert FusionModel(BOTH, width=4).decoders["region"].classify.in_channels == 4
+
+
 def test_config_is_a_copy():
     outputs = dict(BOTH)
     model = FusionModel(outputs, width=4)

@@ -253,10 +253,27 @@ def test_shape_ambiguity_sets_the_range_of_lost_details():
         assert max(lost) <= knob and max(lost) >= 0.9 * knob
 
 
-def test_full_occlusion_brings_all_things_to_one_place():
-    scene = scenes.sample_scene(4)
-    columns = [np.nonzero(np.isin(scenes.render(scene, occlusion=o)[1], scenes.THINGS))[1] for o in (0, 1)]
-    assert np.ptp(columns[1]) < np.ptp(columns[0])
+def scene_of_balls(*places: tuple[float, float]) -> scenes.Scene:
+    """Balls of diameter 0.2 whose middles are at the given (x, y), on plain ground."""
+    balls = tuple(
+        scenes.Thing(scenes.BALL, x, y + 0.1, 0.2, 0.2, 0.0, 0.0, np.full((2, 3), 0.5), texture=0, period=0.1, angle=0.0)
+        for x, y in places
+    )
+    stuff = np.full((3, 2, 3), 0.5)
+    return scenes.Scene(seed=0, horizon=-9.0, tilt=0.0, shore=None, stuff_colours=stuff, light=1.0, light_slope=(0, 0), things=balls)
+
+
+@pytest.mark.parametrize("occlusion, middles", [(0.0, (0.3, 0.7)), (0.5, (0.4, 0.6)), (1.0, (0.5, 0.5))])
+def test_occlusion_moves_things_towards_their_mean_place(occlusion, middles):
+    semantic = scenes.render(scene_of_balls((0.3, 0.5), (0.7, 0.5)), size=100, occlusion=occlusion)[1]
+    x = (np.nonzero((semantic == scenes.BALL).any(0))[0] + 0.5) / 100
+    assert x.min() == pytest.approx(middles[0] - 0.1, abs=0.011) and x.max() == pytest.approx(middles[1] + 0.1, abs=0.011)
+
+
+def test_perspective_enlarges_what_is_below():
+    semantic = scenes.render(scene_of_balls((0.5, 0.2), (0.5, 0.8)), size=100, perspective=0.6)[1]
+    above, below = ((half == scenes.BALL).sum() for half in (semantic[:50], semantic[50:]))
+    assert below > 1.3 * np.pi * 10**2 > np.pi * 10**2 > 1.3 * above  # without perspective a ball has 314 pixels
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -243,7 +243,7 @@ def test_region_map_of_wrong_dtype_or_shape(function):
 
 @pytest.mark.parametrize("tau", [0, -1, float("nan")])
 def test_tau_must_be_positive(tau):
-    with pytest.raises(ValueError, match=rf"tau is {tau}; expected a positive width"):
+    with pytest.raises(ValueError, match=rf"tau is {tau}; expected a positive distance"):
         region_target(np.zeros((4, 4), int), tau)
 
 

@@ -127,7 +127,7 @@ def test_best_epoch_stays_in_the_model(monkeypatch, tmp_path):
 
     def scripted(model, *args):
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {"val_score": next(scores)}
+        return {"val_total": 1.0, "val_semantic": 1.0, "val_region": 1.0, "val_score": next(scores)}
 
     monkeypatch.setattr(training, "validate", scripted)
     model, _ = run(epochs=4, folder=tmp_path)
@@ -136,6 +136,23 @@ def test_best_epoch_stays_in_the_model(monkeypatch, tmp_path):
         assert torch.equal(tensor, seen[1][name])  # the first of two equal scores
         assert torch.equal(kept.state_dict()[name], seen[1][name])
     assert facts == {"epoch": 1, "val_score": 0.9}
+
+
+def test_weights_that_broke_in_the_last_batch_are_not_kept(monkeypatch, tmp_path):
+    """A gradient can break the weights after the last loss was checked: the validation notices, nothing is saved."""
+    monkeypatch.setattr(
+        training, "validate",
+        lambda *args: {"val_total": math.nan, "val_semantic": math.nan, "val_region": 1.0, "val_score": 0.0},
+    )  # fmt: skip
+    with pytest.raises(FloatingPointError, match="task semantic is not finite in the validation after epoch 0"):
+        run(epochs=1, folder=tmp_path)
+    assert not (tmp_path / "state.pt").exists()
+
+
+@pytest.mark.parametrize("nothing", [{"epochs": 0}, {"stop_after": 0}])
+def test_a_run_of_no_epochs_is_refused(nothing):
+    with pytest.raises(ValueError, match="expected at least one of each"):
+        run(**nothing)
 
 
 def one_cycle(step: int, steps: int, highest: float) -> float:
