@@ -1,4 +1,4 @@
-# make run [DATASET=scenes|stanford_background]   execute the lessons, or the main job on photographs
+# make run [DATASET=scenes|stanford_background]   execute the notebooks, or the main job on photographs
 # make test                                       every test
 # make lab                                        JupyterLab on notebooks/
 # make bench                                      times and memory, on this machine

@@ -123,8 +123,8 @@ def show_history(history: list[dict], names: tuple[str, ...] = ("total", "semant
         axis.plot(epochs, [entry[f"val_{name}"] for entry in history], "--", label="val")
         axis.set(title=f"{name} loss", xlabel="epoch")
         axis.legend(frameon=False)
-    for task in tasks:
-        axes[0][-1].plot(epochs, [entry[f"val_miou_{task}"] for entry in history], label=task)
+    for task, style in zip(tasks, ("-", "--", ":")):
+        axes[0][-1].plot(epochs, [entry[f"val_miou_{task}"] for entry in history], style, label=task)
     axes[0][-1].set(title="val mIoU of pixel classes", xlabel="epoch", ylim=(0, 1))
     axes[0][-1].legend(frameon=False)
     return _finish(figure, axes.flat)

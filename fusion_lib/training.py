@@ -54,7 +54,7 @@ def describe_machine() -> str:
         return f"GPU: {torch.cuda.get_device_name()} ({torch.cuda.mem_get_info()[0] / 2**30:.0f} GiB free)"
     if torch.backends.mps.is_available():
         return "GPU: Apple MPS"
-    return f"CPU, {torch.get_num_threads()} threads; no GPU found (on Colab: Runtime > Change runtime type)"
+    return f"CPU, threads: {torch.get_num_threads()}; no GPU found (on Colab: Runtime > Change runtime type)"
 
 
 def train(
