@@ -56,7 +56,7 @@ def scenes() -> int:
         return 1
     rows = classical_rows(recipes.SCENES, tuple(recipes.CLASSICAL), pictures=40)
     for name in ("semantic only", "region only"):
-        rows[f"{name}, as long"] = learned_row(recipes.SCENES, name, folder=None)
+        rows[f"{name}, same recipe"] = learned_row(recipes.SCENES, name, folder=None)
     model, facts = training.load_checkpoint(folder / "runs" / "fused.safetensors")
     rows["fused, trained in 04"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
     model, facts = training.load_checkpoint(datasets.data_folder() / "fused_scenes.safetensors")
