@@ -103,18 +103,16 @@ def seeds() -> int:
 
 def checkpoint() -> int:
     """Train the fused model on the scenes with seed 0 and ship it."""
-    began = time.perf_counter()
-    model, _ = recipes.fit(recipes.SCENES, recipes.TASKS, seed=0)
-    minutes = (time.perf_counter() - began) / 60
+    model, history = recipes.fit(recipes.SCENES, recipes.TASKS, seed=0)
     decoding = recipes.tune_decoding(model, recipes.SCENES)
     path = ROOT / "data" / "fused_scenes.safetensors"
-    training.save_checkpoint(model, path, decoding=decoding, minutes=round(minutes, 2))
+    training.save_checkpoint(model, path, decoding=decoding, minutes=round(_minutes(history), 2))
     write_sums(path.parent)
     return 0
 
 
 def picture() -> int:
-    """Draw README's picture: a test scene and a photograph (NASA/SpaceX, public domain, from scikit-image), fused."""
+    """Draw README's picture: a test scene and a photograph (by SpaceX, CC0, from scikit-image), fused."""
     import torch
     from skimage import data
     from torchvision.transforms import v2
@@ -155,13 +153,11 @@ def classical_rows(recipe: recipes.Recipe, names: tuple[str, ...], pictures: int
 
 def learned_row(recipe: recipes.Recipe, name: str, folder: Path | None, seed: int = 0) -> dict:
     """Train one of `MODELS` and test it."""
-    began = time.perf_counter()
-    model, _ = recipes.fit(recipe, {task: recipes.TASKS[task] for task in MODELS[name]}, seed, folder)
-    minutes = (time.perf_counter() - began) / 60
+    model, history = recipes.fit(recipe, {task: recipes.TASKS[task] for task in MODELS[name]}, seed, folder)
     decoding = recipes.tune_decoding(model, recipe) if "region" in MODELS[name] else {}
     if folder is not None and len(MODELS[name]) == 2:
         training.save_checkpoint(model, folder / "model.safetensors", decoding=decoding, size=recipe.size)
-    return _row(model, recipe, decoding, minutes)
+    return _row(model, recipe, decoding, _minutes(history))
 
 
 def scoreboard(rows: dict[str, dict], title: str, path: Path) -> None:
@@ -232,6 +228,10 @@ def _row(model, recipe: recipes.Recipe, decoding: dict, minutes: float) -> dict:
     if "panoptic_quality" in scores:
         row["PQ"] = scores["panoptic_quality"]
     return row
+
+
+def _minutes(history: list[dict]) -> float:
+    return sum(entry["seconds"] for entry in history) / 60  # also of the epochs before an interruption
 
 
 def _partition(scores: dict) -> dict:
