@@ -256,7 +256,7 @@ def test_validate_by_hand():
             logits = model(sample["image"][None])
         q = logits["semantic"][0].softmax(0).numpy()
         label = sample["semantic"].numpy()
-        picked = [(q[label[p], *p], p) for p in np.ndindex(label.shape) if label[p] != 255]
+        picked = [(q[(label[p], *p)], p) for p in np.ndindex(label.shape) if label[p] != 255]
         losses.append(-np.mean([np.log(value) for value, _ in picked]))
         truth.append(label[label != 255])
         guess.append(q.argmax(0)[label != 255])
