@@ -1,6 +1,7 @@
 """The settings behind every number of the series, in one place, and the few lines that put them to work.
 
-Notebook 04 spells out what `fit` does; scoreboards call it. Every setting was chosen on validation pictures.
+Notebook 04 spells out what `fit` does; scoreboards call it. Settings were tried out on validation pictures, mostly with
+the fused model.
 """
 
 from __future__ import annotations

@@ -431,18 +431,14 @@ def test_evaluate_both_tasks():
     assert 0.5 < scores["panoptic_quality"] <= 1
 
 
-def test_shipped_checkpoint_is_small_and_as_good_as_promised():
-    """Bands, not numbers: floating point differs between machines."""
-    from fusion_lib.datasets import Scenes, data_folder
+def test_shipped_checkpoint_is_small_and_has_both_tasks():
+    """Its scores are held to the results file in tests/structure/test_results.py."""
+    from fusion_lib.datasets import data_folder
     from fusion_lib.training import load_checkpoint
 
     path = data_folder() / "fused_scenes.safetensors"
     assert path.stat().st_size < 5e6
-    model, facts = load_checkpoint(path)
-    assert model.config["outputs"] == {"semantic": 8, "region": 3}
-    scores = evaluate(model, Scenes("test"), facts["decoding"])
-    assert 0.68 < scores["semantic"]["miou"] < 0.85 and 0.68 < scores["voted"]["miou"] < 0.85
-    assert 0.82 < scores["partition"]["covering"] < 0.93 and 0.6 < scores["panoptic_quality"] < 0.8
+    assert load_checkpoint(path)[0].config["outputs"] == {"semantic": 8, "region": 3}
 
 
 def test_evaluate_one_task():
