@@ -113,6 +113,25 @@ class Scenes(SegmentationDataset):
         return self._images[index], self._semantic[index], self._region[index]
 
 
+class PartlyLabelled(Dataset):
+    """Another data set of which only some samples keep their semantic labels; elsewhere all is void (255).
+
+    Region maps stay. Args: dataset, whose samples have been transformed; labelled, the indices that keep theirs.
+    """
+
+    def __init__(self, dataset: Dataset, labelled):
+        self.dataset, self.labelled = dataset, frozenset(int(index) for index in labelled)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        sample = self.dataset[index]
+        if index in self.labelled:
+            return sample
+        return {**sample, "semantic": torch.full_like(sample["semantic"], SEMANTIC_VOID)}
+
+
 class StanfordBackground(SegmentationDataset):
     """715 photographs of about 320 x 240 with semantic classes and regions (Gould, Fulton & Koller, ICCV 2009).
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy import ndimage, sparse
 
-from fusion_lib.regions import decode_regions, vote
-from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, STUFF, THINGS
+from fusion_lib.regions import decode_regions, fuse, vote
+from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, STUFF, THINGS, connected_regions
 from fusion_lib.targets import boundary_mask
 from fusion_lib.training import predict
 
@@ -139,40 +139,82 @@ def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None
     Args:
         model: a `FusionModel` or `TwoNetworks`, with one task or both.
         dataset: yields samples as `datasets` does; only its "image", "semantic" and "region" are used.
-        decoding: arguments of `regions.decode_regions`.
+        decoding: arguments of `regions.fuse`; for a model with the region task alone, "smoothing" and "threshold".
         size: see `training.predict`.
         panoptic: also compute panoptic quality (classes named as in `scenes`).
 
     Returns:
-        Depending on the tasks: "semantic" (argmax) and "voted" (one class a region), each as
-        `semantic_scores`; "partition", the means of `partition_scores`; "panoptic_quality".
+        Depending on the tasks: "semantic" (argmax), "voted" (one class a region) and "fused" (the vote's weight as in
+        `decoding`), each as `semantic_scores`; "partition", the means of `partition_scores`; "panoptic_quality" of
+        the voted map; and "areas", covering and panoptic quality of the argmax map's connected areas as regions.
     """
     num_classes = len(dataset.classes)
     confusions: dict[str, np.ndarray] = {}
-    partitions: list[dict] = []
-    quality = PanopticQuality() if panoptic else None
+    partitions, areas_covering = [], []
+    quality = {name: PanopticQuality() for name in ("voted", "areas")} if panoptic else {}
     for index in range(len(dataset)):
         sample = dataset[index]
         true_semantic, true_region = np.asarray(sample["semantic"]), np.asarray(sample["region"])
-        outputs = predict(model, sample["image"], size)
-        maps = {}
+        outputs, maps = predict(model, sample["image"], size), {}
+        if len(outputs) == 2:
+            maps["fused"], region = fuse(outputs, **decoding)
+            maps["voted"] = vote(outputs["semantic"], region)
+        elif "region" in outputs:
+            region = decode_regions(np.exp(outputs["region"]), **decoding)
+        if "region" in outputs:
+            partitions.append(partition_scores(true_region, region))
         if "semantic" in outputs:
             maps["semantic"] = outputs["semantic"].argmax(0)
-        if "region" in outputs:
-            region = decode_regions(np.exp(outputs["region"]), **decoding)
-            partitions.append(partition_scores(true_region, region))
-        if len(outputs) == 2:
-            maps["voted"] = vote(outputs["semantic"], region)[region]
-            if quality:
-                quality.update(true_semantic, true_region, maps["voted"], region)
+            areas = connected_regions(maps["semantic"])
+            areas_covering.append(covering(true_region, areas))
+        if quality and "semantic" in outputs:
+            quality["areas"].update(true_semantic, true_region, maps["semantic"], areas)
+            if "voted" in maps:
+                quality["voted"].update(true_semantic, true_region, maps["voted"], region)
         for name, labels in maps.items():
             confusions[name] = confusions.get(name, 0) + confusion_matrix(true_semantic, labels, num_classes)
-    scores = {name: semantic_scores(confusion) for name, confusion in confusions.items()}
+    scores: dict = {name: semantic_scores(confusion) for name, confusion in confusions.items()}
     if partitions:
         scores["partition"] = mean_scores(partitions)
-    if quality and len(outputs) == 2:
-        scores["panoptic_quality"] = quality.compute()
+    if areas_covering:
+        scores["areas"] = {"covering": float(np.nanmean(areas_covering))}
+        if quality:
+            scores["areas"]["panoptic_quality"] = quality["areas"].compute()
+    if quality and "voted" in confusions:
+        scores["panoptic_quality"] = quality["voted"].compute()
     return scores
+
+
+def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean (Efron & Tibshirani 1993, section 13.3).
+
+    With few values it is too narrow (five seeds have only 126 different resamples); `t_interval` is the more
+    careful one there. Hand it differences of pairs, run by run, to compare two models.
+
+    Args: values (n,), at least two; level, the wanted coverage.
+    Returns: lower and upper end. The same values always give the same interval.
+    Raises: ValueError: fewer than two values, or one is not finite.
+    """
+    values = _sample(values)
+    drawn = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
+    lower, upper = np.quantile(values[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(lower), float(upper)
+
+
+def t_interval(values, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean: mean -+ t_{n-1} s / sqrt(n). Arguments and errors as `bootstrap_interval`."""
+    from scipy import stats
+
+    values = _sample(values)
+    reach = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+def _sample(values) -> np.ndarray:
+    values = np.asarray(values, float)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"values is {values}; expected at least two finite numbers in a row")
+    return values
 
 
 def mean_scores(scores: list[dict]) -> dict:

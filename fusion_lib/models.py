@@ -1,4 +1,4 @@
-"""One shared encoder with a decoder for each task, and the two separate networks to compare it with."""
+"""One shared encoder and decoder with a classifier for each task, and the two separate networks to compare it with."""
 
 from __future__ import annotations
 
@@ -82,44 +82,104 @@ class Lite0Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From coarse to fine: upsample, add the encoder's features of that size, convolve; then one 1 x 1 classifier.
+    """From coarse to fine: upsample, add the encoder's features of that size, convolve.
 
-    The additions are the lateral connections of a feature pyramid network (Lin et al. 2017, figure 3).
+    The additions are the lateral connections of a feature pyramid network (Lin et al. 2017, figure 3). The finest map,
+    where boundaries are drawn, gets one more convolution, added to what it refines.
 
     Shape:
         features: list of (N, C_s, H_s, W_s), fine to coarse.
-        returns: logits (N, outputs, H_0, W_0) at the finest feature map's size.
+        returns: (N, width, H_0, W_0), at the finest feature map's size.
     """
 
-    def __init__(self, channels: list[int], outputs: int, width: int):
+    def __init__(self, channels: list[int], width: int):
         super().__init__()
-        widths = [width] + [2 * width] * (len(channels) - 1)  # light, so that what is shared is most of the model
+        widths = [width] + [2 * width] * (len(channels) - 1)
         self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip(channels, widths))
         self.blocks = nn.ModuleList(
             ConvBlock(w, widths[max(stage - 1, 0)]) for stage, w in enumerate(widths)
         )
-        self.classify = nn.Conv2d(widths[0], outputs, 1)
+        self.refine = ConvBlock(width, width)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         x = None
-        for feature, lateral, block in reversed(list(zip(features, self.lateral, self.blocks))):
-            here = lateral(feature)
+        for stage in reversed(range(len(features))):
+            here = self.lateral[stage](features[stage])
             if x is not None:
-                here = here + F.interpolate(x, size=here.shape[-2:], mode="bilinear", align_corners=False)
-            x = block(here)
-        return self.classify(x)
+                here = here + _resize(x, here.shape[-2:])
+            if stage == 0:
+                here = here + self.refine(here)
+            x = self.blocks[stage](here)
+        return x
+
+
+class AttentionMasks(nn.Module):
+    """One soft mask for each task over the shared features: F_t = sigmoid(W_t * F) . F (after Liu et al. 2019, eq. 1-2).
+
+    Shape:
+        shared: F, (N, width, H, W).
+        returns: {task: (N, width, H, W)}.
+    """
+
+    def __init__(self, tasks: list[str], width: int):
+        super().__init__()
+        self.masks = nn.ModuleDict({task: nn.Conv2d(width, width, 1) for task in tasks})
+
+    def open(self, shared: Tensor) -> dict[str, Tensor]:
+        """How far each mask is open, in [0, 1]: {task: (N, width, H, W)}."""
+        return {task: torch.sigmoid(mask(shared)) for task, mask in self.masks.items()}
+
+    def forward(self, shared: Tensor) -> dict[str, Tensor]:
+        return {task: mask * shared for task, mask in self.open(shared).items()}
+
+
+class CrossTaskGates(nn.Module):
+    """Own features F_t for each task, and gates that let the other tasks' features in.
+
+    G_t = F_t + sum_{o != t} sigmoid(W_to * [F_t, F_o]) . F_o, with F_t = ConvBlock_t(F). Such gates are found in
+    Gated-SCNN (Takikawa et al. 2019, eq. 1-2, from shape to shape stream) and PAD-Net (Xu et al. 2018, eq. 3).
+
+    Shape: as `AttentionMasks`.
+    """
+
+    def __init__(self, tasks: list[str], width: int):
+        super().__init__()
+        self.own = nn.ModuleDict({task: ConvBlock(width, width) for task in tasks})
+        pairs = [(task, other) for task in tasks for other in tasks if other != task]
+        self.gates = nn.ModuleDict({f"{other} to {task}": nn.Conv2d(2 * width, width, 1) for task, other in pairs})
+
+    def open(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How far each gate is open, in [0, 1]: {"region to semantic": (N, width, H, W), ...}."""
+        opened = {}
+        for name, gate in self.gates.items():
+            other, task = name.split(" to ")
+            opened[name] = torch.sigmoid(gate(torch.cat([own[task], own[other]], 1)))
+        return opened
+
+    def forward(self, shared: Tensor) -> dict[str, Tensor]:
+        own = {task: block(shared) for task, block in self.own.items()}
+        features = dict(own)
+        for name, opened in self.open(own).items():
+            other, task = name.split(" to ")
+            features[task] = features[task] + opened * own[other]
+        return features
+
+
+SHARING = {"attention": AttentionMasks, "gates": CrossTaskGates}
 
 
 class FusionModel(nn.Module):
-    """One shared encoder, one decoder for each task (hard parameter sharing, Caruana 1997).
+    """One shared encoder, one shared decoder, and a classifier for each task (hard parameter sharing, Caruana 1997).
 
     With a single entry in `outputs` it is the single-task network that fusion is compared with.
 
     Args:
         outputs: {task: number of classes}, e.g. {"semantic": 8, "region": 3}.
         encoder: "small" (from scratch) or "lite0" (EfficientNet-Lite0).
-        width: channels of the finest stage of the small encoder, and of every decoder.
+        width: channels of the finest stage of the small encoder, and of the decoder.
         pretrained: start the encoder from ImageNet weights; only "lite0" has any.
+        sharing: what stands between the shared features and the classifiers: "hard" nothing, "attention" a mask for
+            each task (`AttentionMasks`), "gates" own features with `CrossTaskGates`.
 
     Shape:
         images: (N, 3, H, W) float in [0, 1]; normalisation happens inside. H and W may be any size
@@ -127,13 +187,15 @@ class FusionModel(nn.Module):
         returns: {task: logits (N, classes, H, W)}.
 
     Raises:
-        ValueError: unknown encoder, no task, a task with fewer than two classes, or images of another shape.
+        ValueError: unknown encoder or sharing, no task, a task with fewer than two classes, or images of another shape.
         TypeError: images are not float.
     """
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the pretrained weights expect
 
-    def __init__(self, outputs: dict[str, int], encoder: str = "small", width: int = 16, pretrained: bool = False):
+    def __init__(
+        self, outputs: dict[str, int], encoder: str = "small", width: int = 16, pretrained: bool = False, sharing: str = "hard"
+    ):
         super().__init__()
         if not outputs or min(outputs.values()) < 2:
             raise ValueError(f"outputs is {outputs}; expected at least one task, each with two classes or more")
@@ -141,24 +203,36 @@ class FusionModel(nn.Module):
             raise ValueError(f"encoder is {encoder!r}; expected 'small' or 'lite0'")
         if pretrained and encoder == "small":
             raise ValueError("pretrained is True, but the encoder 'small' has no pretrained weights; use 'lite0'")
-        self.config = {"outputs": dict(outputs), "encoder": encoder, "width": width}
+        if sharing != "hard" and sharing not in SHARING:
+            raise ValueError(f"sharing is {sharing!r}; expected 'hard', {', '.join(map(repr, SHARING))}")
+        self.config = {"outputs": dict(outputs), "encoder": encoder, "width": width, "sharing": sharing}
         self.encoder = ConvEncoder(width) if encoder == "small" else Lite0Encoder(pretrained)
-        self.decoders = nn.ModuleDict(
-            {task: Decoder(self.encoder.channels, classes, width) for task, classes in outputs.items()}
-        )
+        self.decoder = Decoder(self.encoder.channels, width)
+        self.sharing = None if sharing == "hard" else SHARING[sharing](list(outputs), width)
+        self.heads = nn.ModuleDict({task: nn.Conv2d(width, classes, 3, padding=1) for task, classes in outputs.items()})
         self.register_buffer("mean", torch.tensor(self.MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def features(self, images: Tensor) -> Tensor:
+        """The shared features, (N, width, H', W') at the finest feature map's size."""
         if not images.is_floating_point():
             raise TypeError(f"images has dtype {images.dtype}; expected float in [0, 1]")
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 16:
             raise ValueError(f"images has shape {tuple(images.shape)}; expected (N, 3, H, W) with H, W >= 16")
-        features = self.encoder((images - self.mean) / self.std)
-        return {
-            task: F.interpolate(decoder(features), images.shape[-2:], mode="bilinear", align_corners=False)
-            for task, decoder in self.decoders.items()
-        }
+        return self.decoder(self.encoder((images - self.mean) / self.std))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        shared = self.features(images)
+        features = dict.fromkeys(self.heads, shared) if self.sharing is None else self.sharing(shared)
+        return {task: _resize(head(features[task]), images.shape[-2:]) for task, head in self.heads.items()}
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters of encoder and decoder, which every task's loss trains."""
+        return [p for part in (self.encoder, self.decoder) for p in part.parameters() if p.requires_grad]
+
+
+def _resize(x: Tensor, size) -> Tensor:
+    return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 class TwoNetworks(nn.Module):

@@ -1,7 +1,7 @@
 """The settings behind every number of the series, in one place, and the few lines that put them to work.
 
-Notebook 04 spells out what `fit` does; scoreboards call it. Settings were tried out on validation pictures, mostly with
-the fused model.
+Notebook 04 spells out what `fit` does; scoreboards and experiments call it. Settings were tried out on validation
+pictures only; the experiment `tuning` holds the trials.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchvision.transforms import v2
 
-from fusion_lib import datasets, metrics, models, targets, training
+from fusion_lib import datasets, metrics, models, targets, training, weighting
 from fusion_lib.losses import FusionLoss
-from fusion_lib.regions import decode_regions, felzenszwalb_regions, gradient_watershed_regions, kmeans_regions, vote
+from fusion_lib.regions import (
+    decode_regions, felzenszwalb_regions, fuse, gradient_watershed_regions, kmeans_regions, vote,
+)  # fmt: skip
 from fusion_lib.transforms import augmentation, evaluation_transform
 
 TASKS = {"semantic": 8, "region": 3}  # classes of each task, on the scenes and on the photographs
@@ -38,6 +40,8 @@ class Recipe:
     learning_rate: float
     alpha: float = 1.0
     beta: float = 1.0
+    weighting: str = "sum"  # see weighting.choose
+    labels: float = 1.0  # share of the training pictures whose semantic labels are used; region labels all are
 
 
 SCENES = Recipe(
@@ -53,54 +57,90 @@ PHOTOGRAPHS_SCRATCH = replace(
 )
 
 
-def loaders(recipe: Recipe) -> tuple[DataLoader, DataLoader]:
-    """Training and validation loaders of a recipe; targets are computed after the augmentation."""
+def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[DataLoader, DataLoader]:
+    """Training and validation loaders of a recipe; targets are computed after the augmentation.
+
+    With `recipe.labels` below 1, `seed` draws the pictures that keep their semantic labels. Every epoch has as many
+    pictures as with all labels: a model that learns the region task too sees all of them, half of its draws being
+    labelled ones; one that learns the semantic task alone draws from the labelled ones.
+    """
     target = targets.RegionTarget(recipe.tau)
     augment = augmentation(recipe.size, smallest_crop=recipe.smallest_crop, light=recipe.light)
     train = recipe.dataset("train", transform=v2.Compose([augment, target]))
     val = recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), target]))
-    return DataLoader(train, recipe.batch_size, shuffle=True, drop_last=True), DataLoader(val, 20)
+    val_loader, count = DataLoader(val, 20), len(train)
+    if recipe.labels == 1 or "semantic" not in outputs:
+        return DataLoader(train, recipe.batch_size, shuffle=True, drop_last=True), val_loader
+    labelled = np.random.default_rng(seed).permutation(count)[: max(1, round(recipe.labels * count))]
+    chances = np.full(count, 0.0 if "region" not in outputs else 0.5 / count)
+    chances[labelled] += 0.5 / len(labelled)
+    sampler = WeightedRandomSampler(chances, count)
+    return DataLoader(datasets.PartlyLabelled(train, labelled), recipe.batch_size, sampler=sampler, drop_last=True), val_loader
 
 
-def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Path | None = None):
-    """Build the model for the tasks in `outputs` and train it; returns it with its history."""
-    train_loader, val_loader = loaders(recipe)
+def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Path | None = None, two: bool = False):
+    """Build the model for the tasks in `outputs` and train it; returns it with its history.
+
+    With `two`, a network for each task. A run found in `folder` is resumed.
+    """
+    train_loader, val_loader = loaders(recipe, outputs, seed)
     weights = targets.class_weights(batch["region_target"] for batch in val_loader)
     training.seed_everything(seed)
-    model = models.FusionModel(outputs, **recipe.model)
+    model = (models.TwoNetworks if two else models.FusionModel)(outputs, **recipe.model)
+    plain = recipe.weighting == "sum"
     history = training.train(
         model, FusionLoss(recipe.alpha, recipe.beta, weights), train_loader, val_loader,
-        epochs=recipe.epochs, learning_rate=recipe.learning_rate, seed=seed, folder=folder,
+        epochs=recipe.epochs, learning_rate=recipe.learning_rate, seed=seed,
+        weighting=None if plain else weighting.choose(recipe.weighting), folder=folder if plain else None,
     )  # fmt: skip
     return model, history
 
 
-def tune_decoding(model, recipe: Recipe, pictures: int = 100) -> dict:
-    """The smoothing and threshold of `decode_regions` with the highest mean covering on validation pictures."""
+def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True) -> dict:
+    """The decoding that suits validation pictures best: regions by mean covering, then the vote's weight by mIoU.
+
+    Returns the arguments of `regions.fuse` for a model of both tasks (with `joint` False the class edges stay out and
+    the vote's weight is 1), and of `regions.decode_regions` for one with the region task alone.
+    """
     val = recipe.dataset("val")
     samples = [val[index] for index in range(min(pictures, len(val)))]
-    size = _seen(recipe)
-    predicted = [np.exp(training.predict(model, s["image"], size)["region"]) for s in samples]
+    predicted = [training.predict(model, s["image"], _seen(recipe)) for s in samples]
+    both = "semantic" in predicted[0]
+    weights = (0.0, 0.5, 1.0) if both and joint else (0.0,)
 
-    def mean_covering(decoding: dict) -> float:
-        decoded = (decode_regions(p, **decoding) for p in predicted)
-        return float(np.mean([metrics.covering(s["region"], r) for s, r in zip(samples, decoded)]))
+    def decode(p: dict, smoothing: float, threshold: float, edge_weight: float) -> np.ndarray:
+        semantic = np.exp(p["semantic"]) if edge_weight else None
+        return decode_regions(np.exp(p["region"]), smoothing, threshold, semantic, edge_weight)
 
-    grid = [{"smoothing": s, "threshold": t} for s, t in itertools.product((0.5, 1.0, 2.0), (0.5, 0.6, 0.7, 0.8, 0.9))]
-    return max(grid, key=mean_covering)
+    def mean_covering(setting: tuple) -> float:
+        return float(np.mean([metrics.covering(s["region"], decode(p, *setting)) for s, p in zip(samples, predicted)]))
+
+    def miou(vote_weight: float) -> float:
+        maps = (vote(p["semantic"], r, vote_weight) for p, r in zip(predicted, decoded))
+        pairs = zip(samples, maps)
+        confusion = sum(metrics.confusion_matrix(s["semantic"], m, len(val.classes)) for s, m in pairs)
+        return metrics.semantic_scores(confusion)["miou"]
+
+    grid = itertools.product((0.5, 1.0, 2.0), (0.5, 0.6, 0.7, 0.8, 0.9), weights)
+    best = max(grid, key=mean_covering)
+    decoding = dict(zip(("smoothing", "threshold", "edge_weight"), best))
+    if not both:
+        return {name: decoding[name] for name in ("smoothing", "threshold")}
+    decoded = [decode(p, *best) for p in predicted]
+    return decoding | {"vote_weight": max((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), key=miou) if joint else 1.0}
 
 
 def fused_maps(model, image, decoding: dict, size: tuple[int, int] | None = None):
-    """argmax map, region map and voted map, each (H, W), of one picture (3, H, W)."""
+    """argmax map, region map and voted map (one class a region), each (H, W), of one picture (3, H, W)."""
     outputs = training.predict(model, image, size)
-    region = decode_regions(np.exp(outputs["region"]), **decoding)
-    return outputs["semantic"].argmax(0), region, vote(outputs["semantic"], region)[region]
+    voted, region = fuse(outputs, **{**decoding, "vote_weight": 1.0})
+    return outputs["semantic"].argmax(0), region, voted
 
 
-def test_scores(model, recipe: Recipe, decoding: dict) -> dict:
-    """`metrics.evaluate` on the test split."""
+def scores(model, recipe: Recipe, decoding: dict, split: str = "test") -> dict:
+    """`metrics.evaluate` on a split."""
     return metrics.evaluate(
-        model, recipe.dataset("test"), decoding, _seen(recipe), panoptic=recipe.dataset is datasets.Scenes
+        model, recipe.dataset(split), decoding, _seen(recipe), panoptic=recipe.dataset is datasets.Scenes
     )
 
 

@@ -9,62 +9,86 @@ from fusion_lib.scenes import connected_regions
 from fusion_lib.targets import BOUNDARY, CORE, RIM
 
 
+def class_edges(probabilities: np.ndarray) -> np.ndarray:
+    """How likely a pixel and one of its 4-neighbours differ in class: max_j 1 - sum_c q_i[c] q_j[c].
+
+    Args:
+        probabilities: (C, H, W) float, softmax of the semantic logits; q_i[c] that of class c at pixel i.
+
+    Returns:
+        (H, W) float in [0, 1].
+    """
+    edges = np.zeros(probabilities.shape[1:])
+    for axis in (0, 1):
+        here = (slice(None),) * axis + (slice(1, None),)
+        there = (slice(None),) * axis + (slice(None, -1),)
+        differ = 1 - (probabilities[(slice(None), *here)] * probabilities[(slice(None), *there)]).sum(0)
+        np.maximum(edges[here], differ, out=edges[here])
+        np.maximum(edges[there], differ, out=edges[there])
+    return edges
+
+
 def decode_regions(
-    probabilities: np.ndarray, smoothing: float = 0.5, threshold: float = 0.5, merge_below: float = 0.0
+    probabilities: np.ndarray,
+    smoothing: float = 0.5,
+    threshold: float = 0.5,
+    semantic: np.ndarray | None = None,
+    edge_weight: float = 0.0,
 ) -> np.ndarray:
     """Turn boundary, rim and core probabilities into a region map.
 
     Smoothed core probability above a threshold gives markers, one a connected component. They grow by
-    watershed (Meyer 1991) over the elevation p_boundary + p_rim / 2. Last, neighbours whose common border
-    has a mean p_boundary below `merge_below` become one.
+    watershed (Meyer 1991) over the elevation p_boundary + p_rim / 2.
+
+    A border between two classes is a border between two regions. With the semantic probabilities, the class edges
+    e (see `class_edges`) help to find it: p_core is multiplied by (1 - e)^w, and w e is added to the elevation.
 
     Args:
         probabilities: (3, H, W) float, softmax over boundary, rim, core.
         smoothing: standard deviation of the Gaussian on the core probability, in pixels.
         threshold: core probability above which a pixel is part of a marker.
-        merge_below: mean boundary probability below which a border is dissolved; 0 dissolves none.
+        semantic: (C, H, W) float, softmax of the semantic logits; None leaves them out.
+        edge_weight: w, how much the class edges count.
 
     Returns:
         (H, W) int64, ids 0..R-1, no void.
 
     Raises:
-        ValueError: probabilities has another shape.
+        ValueError: probabilities has another shape, or semantic another size.
     """
     from skimage.segmentation import watershed
 
     probabilities = np.asarray(probabilities, np.float64)
     if probabilities.ndim != 3 or probabilities.shape[0] != 3:
         raise ValueError(f"probabilities has shape {probabilities.shape}; expected (3, H, W)")
-    core = ndimage.gaussian_filter(probabilities[CORE], smoothing)
-    markers, count = ndimage.label(core > threshold)
+    core, elevation = probabilities[CORE], probabilities[BOUNDARY] + 0.5 * probabilities[RIM]
+    if semantic is not None and edge_weight:
+        if semantic.ndim != 3 or semantic.shape[1:] != core.shape:
+            raise ValueError(f"semantic has shape {semantic.shape} and probabilities {probabilities.shape}; expected equal sizes")
+        edges = class_edges(semantic)
+        core, elevation = core * (1 - edges) ** edge_weight, elevation + edge_weight * edges
+    markers, count = ndimage.label(ndimage.gaussian_filter(core, smoothing) > threshold)
     if count == 0:
         return np.zeros(core.shape, np.int64)
-    elevation = probabilities[BOUNDARY] + 0.5 * probabilities[RIM]
-    region = watershed(elevation, markers).astype(np.int64) - 1
-    return _merge(region, probabilities[BOUNDARY], merge_below) if merge_below > 0 else region
+    return watershed(elevation, markers).astype(np.int64) - 1
 
 
-def _merge(region: np.ndarray, border_strength: np.ndarray, below: float) -> np.ndarray:
-    from skimage.graph import cut_threshold, rag_boundary
+def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0) -> np.ndarray:
+    """A class for each pixel, decided together with the rest of its region.
 
-    if region.max() == 0:
-        return region
-    merged = cut_threshold(region, rag_boundary(region, border_strength), below)
-    return np.unique(merged, return_inverse=True)[1].reshape(region.shape).astype(np.int64)
-
-
-def vote(log_probabilities: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """The class of each region: the highest sum of log-probabilities over its pixels.
+    Pixel i of region r takes the class with the highest (1 - w) log q_i + w mean_{j in r} log q_j. With w = 1 all
+    pixels of a region agree, on the class with the highest summed log-probability; with w = 0 each decides alone.
 
     Args:
         log_probabilities: (C, H, W) float, log-softmax of the semantic logits.
         region: (H, W) integer ids 0..R-1.
+        weight: w, how much the region counts, in [0, 1].
 
     Returns:
-        (R,) int64, the class of region r at index r. The fused semantic map is `vote(...)[region]`.
+        (H, W) int64.
 
     Raises:
-        ValueError: the sizes differ, or an id is negative.
+        ValueError: the sizes differ, an id is negative, or weight is not in [0, 1].
     """
     region = np.asarray(region)
     if log_probabilities.shape[1:] != region.shape or region.min() < 0:
@@ -72,9 +96,30 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray) -> np.ndarray:
             f"log_probabilities has shape {log_probabilities.shape}, region {region.shape} with ids from "
             f"{region.min()}; expected (C, H, W) and (H, W) with ids from 0"
         )
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight is {weight}; expected 0 (each pixel alone) to 1 (the region alone)")
     flat = region.ravel()
-    sums = np.stack([np.bincount(flat, weights=channel.ravel()) for channel in log_probabilities])
-    return sums.argmax(0).astype(np.int64)
+    pixels = np.maximum(np.bincount(flat), 1)
+    means = np.stack([np.bincount(flat, weights=channel.ravel()) / pixels for channel in log_probabilities])
+    return ((1 - weight) * log_probabilities + weight * means[:, region]).argmax(0).astype(np.int64)
+
+
+def fuse(
+    log_probabilities: dict[str, np.ndarray], smoothing: float, threshold: float, edge_weight: float, vote_weight: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """From what a fused model predicts for one picture to its two maps.
+
+    Args:
+        log_probabilities: {"semantic": (C, H, W), "region": (3, H, W)}, as `training.predict` gives them.
+        smoothing, threshold, edge_weight: see `decode_regions`.
+        vote_weight: the weight of `vote`.
+
+    Returns:
+        semantic map and region map, each (H, W) int64.
+    """
+    semantic, region = log_probabilities["semantic"], np.exp(log_probabilities["region"])
+    regions = decode_regions(region, smoothing, threshold, np.exp(semantic), edge_weight)
+    return vote(semantic, regions, vote_weight), regions
 
 
 def kmeans_regions(image: np.ndarray, clusters: int, smoothing: float, seed: int = 0) -> np.ndarray:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from fusion_lib.losses import TARGET_KEYS, FusionLoss
 from fusion_lib.models import FusionModel
 from fusion_lib.scenes import SEMANTIC_VOID
+from fusion_lib.weighting import PlainSum
 
 
 def seed_everything(seed: int) -> None:
@@ -69,6 +71,7 @@ def train(
     gradient_clip: float = 1.0,
     seed: int = 0,
     device: torch.device | None = None,
+    weighting: PlainSum | None = None,
     folder: str | Path | None = None,
     stop_after: int | None = None,
 ) -> list[dict]:
@@ -86,17 +89,23 @@ def train(
         gradient_clip: largest allowed norm of the gradient of all parameters together.
         seed: decides shuffling and augmentation; the initial weights are the caller's.
         device: default `choose_device()`. On CUDA, mixed precision is used (bfloat16 where the hardware has it).
+        weighting: how the tasks' losses become one update, see `weighting`; default the plain sum of `loss`. With
+            another one the run cannot be resumed, so `folder` must be None.
         folder: where to keep `state.pt` after every epoch and `best.safetensors`. A run found there is resumed.
         stop_after: end this call after so many epochs, as an interruption would.
 
     Returns:
         One dict an epoch: "epoch", "learning_rate", "seconds", "train_total", "train_<task>",
-        "val_total", "val_<task>", "val_miou_<task>", "val_score".
+        "memory_mib" (highest in use so far), "val_total", "val_<task>", "val_miou_<task>", "val_score", and what the weighting remembers.
 
     Raises:
         FloatingPointError: a loss is not finite; names the task, the epoch and the batch.
-        ValueError: `folder` holds a run with other settings, or a state that cannot be read; or nothing is to be done.
+        ValueError: `folder` holds a run with other settings, or a state that cannot be read; or nothing is to be
+            done; or `folder` and `weighting` are both given.
     """
+    if folder is not None and weighting is not None:
+        raise ValueError("folder and weighting are both given; a run with a weighting cannot be resumed, leave one out")
+    weighting = weighting or PlainSum()
     if epochs < 1 or (stop_after is not None and stop_after < 1) or not len(train_loader):
         raise ValueError(
             f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {len(train_loader)} batches; "
@@ -106,7 +115,10 @@ def train(
     model = model.to(device, memory_format=torch.channels_last)  # on a CPU too, convolutions run faster so
     loss = loss.to(device)
     steps = epochs * len(train_loader)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    groups = [{"params": list(model.parameters())}, {"params": weighting.learned(device), "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=learning_rate, weight_decay=weight_decay, fused=device.type != "mps"
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps)
     precision = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
     mixed = torch.autocast(device.type, precision, enabled=device.type == "cuda")
@@ -117,6 +129,7 @@ def train(
     run = _Run(folder, settings, {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler})
     run.resume(device)
     last = epochs if stop_after is None else min(epochs, len(run.history) + stop_after)
+    _forget_peak_memory(device)
     bar = tqdm(total=last, initial=len(run.history), desc="epochs")
     while len(run.history) < last:
         epoch, began = len(run.history), time.perf_counter()
@@ -130,19 +143,20 @@ def train(
             values = {name: part.item() for name, part in parts.items()}
             _require_finite(values, f"epoch {epoch}, batch {number}")
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(parts["total"]).backward()
+            weighting.backward(parts, model, scaler.scale)
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
             scaler.step(optimizer)
             scaler.update()
             schedule.step()
+            weighting.after_step(lambda: loss(model(batch["image"]), batch))  # only FAMO looks
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
         entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
         entry |= {f"train_{name}": total / len(train_loader) for name, total in sums.items()}
-        entry |= validate(model, loss, val_loader, device)
+        entry |= weighting.end_epoch() | validate(model, loss, val_loader, device)
         _require_finite({name: entry[f"val_{name}"] for name in sums}, f"the validation after epoch {epoch}")
-        entry["seconds"] = time.perf_counter() - began
+        entry |= {"seconds": time.perf_counter() - began, "memory_mib": _peak_memory(device)}
         run.finish_epoch(entry)
         bar.update()
     bar.close()
@@ -225,7 +239,7 @@ def save_checkpoint(model: FusionModel, path: str | Path, **facts) -> None:
     from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    _write_whole(path, save(state, metadata={"config": json.dumps(model.config), "facts": json.dumps(facts)}))
+    write_whole(path, save(state, metadata={"config": json.dumps(model.config), "facts": json.dumps(facts)}))
 
 
 def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict]:
@@ -306,10 +320,11 @@ class _Run:
         state |= {"settings": self.settings, "history": self.history, "best": self.best}
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        _write_whole(self.folder / "state.pt", buffer.getvalue())
+        write_whole(self.folder / "state.pt", buffer.getvalue())
 
 
-def _write_whole(path: str | Path, content: bytes) -> None:
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file beside `path` and move it there: readers see the old content or the new one, never a part."""
     path = Path(path)
     beside = path.with_name(path.name + ".part")
     try:
@@ -324,6 +339,25 @@ def _write_whole(path: str | Path, content: bytes) -> None:
         except OSError:
             pass
         raise OSError(error.errno, f"cannot write {path.name} ({error.strerror}); what was there before is unharmed") from error
+
+
+def _forget_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():  # Linux; elsewhere the peak is that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MiB: of the GPU's memory, or of the process (which holds Python and torch too)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:

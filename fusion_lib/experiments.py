@@ -1,0 +1,273 @@
+"""Named experiments whose every number can be made again: declared runs, one row a run in data/results/NAME.csv.
+
+    python -m fusion_lib.experiments --list
+    python -m fusion_lib.experiments NAME      # runs what is missing; interrupt and call again as you like
+
+A file grows by whole rows: it is written beside and swapped in, so that a kill leaves the old or the new one. Rows that
+are there are not run again. Long runs go on from their last epoch.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from fusion_lib.datasets import data_folder
+from fusion_lib.training import write_whole
+
+PROVENANCE = ("commit", "versions", "device", "minutes", "memory_mib", "settings")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "torchjd", "mwatershed")
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A declared grid.
+
+    Args:
+        about: one sentence.
+        runs: one dict a run; all have the same keys, which together tell the runs apart.
+        measured: names of the numbers that `measure` returns; it may leave some out.
+        settings: run -> everything that decides its result, as JSON can hold it; a stored row made with others is refused.
+        measure: run, folder for what it must not lose -> {measured name: number, "minutes": ..., "memory_mib": ...}.
+    """
+
+    about: str
+    runs: tuple[dict, ...]
+    measured: tuple[str, ...]
+    settings: Callable[[dict], dict]
+    measure: Callable[[dict, Path], dict]
+
+    @property
+    def columns(self) -> list[str]:
+        return [*self.runs[0], *self.measured, *PROVENANCE]
+
+
+class Table:
+    """The results file of an experiment: which runs are done, and what is wrong with it.
+
+    Raises:
+        ValueError: the file has other columns, or a declared run was made with other settings; says what changed.
+    """
+
+    def __init__(self, experiment: Experiment, path: Path):
+        self.experiment, self.path = experiment, Path(path)
+        self.lines: list[list[str]] = []  # every row of the file, kept as it is
+        self.rows: dict[tuple, dict] = {}  # run's key -> its row
+        self.problems: list[str] = []
+        if self.path.exists():
+            self._read()
+
+    def key(self, run: dict) -> tuple:
+        return tuple(str(run[name]) for name in self.experiment.runs[0])
+
+    def missing(self) -> list[dict]:
+        return [run for run in self.experiment.runs if self.key(run) not in self.rows]
+
+    def append(self, run: dict, numbers: dict) -> None:
+        """Add a row and write the whole file anew, beside and then in its place."""
+        unknown = set(numbers) - set(self.experiment.columns)
+        if unknown:
+            raise ValueError(f"numbers holds {sorted(unknown)}, which the experiment does not declare as measured")
+        values = {**run, **numbers, **_provenance(), "settings": _json(self.experiment.settings(run))}
+        self.lines.append([_text(values.get(column, "")) for column in self.experiment.columns])
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([self.experiment.columns, *self.lines])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, buffer.getvalue().encode())
+        self.rows[self.key(run)] = values
+
+    def _read(self) -> None:
+        with open(self.path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            if header != self.experiment.columns:
+                gone, new = set(header) - set(self.experiment.columns), set(self.experiment.columns) - set(header)
+                raise ValueError(
+                    f"{self.path.name} is from another version of the experiment: columns {sorted(gone)} are no longer "
+                    f"declared, {sorted(new)} are new (or the order differs); move the file away and run again"
+                )
+            declared = {self.key(run): run for run in self.experiment.runs}
+            for cells in reader:
+                self.lines.append(cells)
+                problem = self._take(cells, declared)
+                if problem:
+                    self.problems.append(f"{self.path.name}, line {reader.line_num}: {problem}; kept, not used")
+
+    def _take(self, cells: list[str], declared: dict) -> str | None:
+        columns = self.experiment.columns
+        if len(cells) != len(columns):
+            return f"{len(cells)} cells where {len(columns)} are expected"
+        row = dict(zip(columns, cells))
+        key = self.key(row)
+        if key not in declared:
+            return f"a run that is not declared: {dict(zip(self.experiment.runs[0], key))}"
+        try:
+            numbers = {name: _number(row[name]) for name in (*self.experiment.measured, "minutes", "memory_mib")}
+            settings = json.loads(row["settings"])
+        except ValueError as error:
+            return f"a cell cannot be read ({error})"
+        if key in self.rows:
+            return "the same run as an earlier line"
+        now = json.loads(_json(self.experiment.settings(declared[key])))
+        if settings != now:
+            changed = {k: (settings.get(k), now.get(k)) for k in settings.keys() | now.keys() if settings.get(k) != now.get(k)}
+            raise ValueError(
+                f"{self.path.name}, line {len(self.lines) + 1}, is from another version of the experiment; "
+                f"changed (there, now): {changed}; move the file away and run again"
+            )
+        self.rows[key] = {**row, **declared[key], **numbers}
+        return None
+
+
+def run(experiment: Experiment, path: Path, scratch: Path) -> None:
+    """Run what is missing. One runner a file at a time.
+
+    Args: path, the results file; scratch, a folder for unfinished runs and trained weights.
+
+    Raises:
+        RuntimeError: another runner is at work on the same file.
+        ValueError: as `Table`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RuntimeError(f"another runner is at work on {path.name}; wait until it ends, or stop it") from None
+    with lock:
+        table = Table(experiment, path)
+        for problem in table.problems:
+            print(problem, file=sys.stderr)
+        todo = table.missing()
+        bar = tqdm(total=len(experiment.runs), initial=len(experiment.runs) - len(todo), desc=path.stem, unit="run")
+        for declared in todo:
+            bar.set_postfix_str(" ".join(map(str, declared.values())))
+            table.append(declared, experiment.measure(declared, scratch / fingerprint(experiment.settings(declared))))
+            bar.update()
+        bar.close()
+
+
+def fingerprint(settings: dict) -> str:
+    """A short name for a folder that belongs to these settings."""
+    return hashlib.sha256(_json(settings).encode()).hexdigest()[:16]
+
+
+def results(name: str) -> list[dict]:
+    """The stored rows of a declared experiment, numbers as float (None where not measured), in the declared order.
+
+    Rows that cannot be used are left out, with a warning that names their lines.
+
+    Raises:
+        ValueError: unknown experiment, or a results file of another version of it.
+        FileNotFoundError: nothing was stored yet.
+    """
+    experiment = _named(name)
+    path = data_folder() / "results" / f"{name}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"name is {name!r}, which has no results yet; call: python -m fusion_lib.experiments {name}")
+    table = Table(experiment, path)
+    for problem in table.problems:
+        warnings.warn(problem, stacklevel=2)
+    return [table.rows[table.key(run)] for run in experiment.runs if table.key(run) in table.rows]
+
+
+def again(name: str, **run) -> tuple[dict, dict]:
+    """Run one declared run now, leaving the file alone; returns the stored row and the new numbers.
+
+    Raises:
+        ValueError: no stored row, or more than one, matches `run`.
+    """
+    rows = select(results(name), **run)
+    if len(rows) != 1:
+        raise ValueError(f"run is {run}; expected to match one stored row of {name!r}, it matches {len(rows)}")
+    experiment = _named(name)
+    declared = next(r for r in experiment.runs if all(rows[0][key] == value for key, value in r.items()))
+    return rows[0], experiment.measure(declared, None)
+
+
+def select(rows: list[dict], **values) -> list[dict]:
+    """The rows whose columns have these values."""
+    return [row for row in rows if all(row[column] == value for column, value in values.items())]
+
+
+def _named(name: str) -> Experiment:
+    from fusion_lib.grids import EXPERIMENTS
+
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment is {name!r}; expected one of: {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+def _provenance() -> dict[str, str]:
+    versions = [f"python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            pass
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {"commit": _commit(), "versions": ", ".join(versions), "device": device}
+
+
+def _commit() -> str:
+    """Abbreviated commit of the checkout, with + where the code differs from it; empty outside a checkout."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", "fusion_lib") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _json(value) -> str:
+    return json.dumps(value, sort_keys=True, default=lambda v: getattr(v, "__name__", str(v)))
+
+
+def _text(value) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_text, value))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _number(text: str) -> float | list[float] | None:
+    """A stored cell: nothing, one number, or several with spaces between them."""
+    numbers = [float(part) for part in text.split()]
+    return None if not numbers else numbers[0] if len(numbers) == 1 else numbers
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named experiment, or list all; returns the exit status."""
+    from fusion_lib.grids import EXPERIMENTS
+
+    if arguments == ["--list"]:
+        for name, experiment in EXPERIMENTS.items():
+            print(f"{name}: {experiment.about} {len(experiment.runs)} runs")
+        return 0
+    try:
+        if len(arguments) != 1:
+            raise ValueError(f"arguments are {arguments}; expected the name of one experiment, or --list")
+        run(_named(arguments[0]), ROOT / "data" / "results" / f"{arguments[0]}.csv", ROOT / "build" / "experiments")
+    except (ValueError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

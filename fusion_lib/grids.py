@@ -1,0 +1,148 @@
+"""The declared experiments behind notebooks 06 to 09: which runs there are, and what is measured on each."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from fusion_lib import models, recipes
+from fusion_lib.experiments import Experiment, fingerprint
+
+# What a model learns, whether it is two networks, and which design FusionModel has.
+MODELS = {
+    "semantic only": (("semantic",), "hard"),
+    "region only": (("region",), "hard"),
+    "two networks": (("semantic", "region"), "hard"),
+    "hard sharing": (("semantic", "region"), "hard"),
+    "attention": (("semantic", "region"), "attention"),
+    "gates": (("semantic", "region"), "gates"),
+}
+FUSED = "hard sharing"  # FusionModel's default, the design that the experiments chose
+DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS}
+RECIPE_FIELDS = {field.name for field in fields(recipes.Recipe)} - {"model"}  # a run's "model" is a key of MODELS
+TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates")  # "two networks" are the first two
+# Learning rates with the highest validation score of the experiment `tuning`.
+TUNED: dict[str, float] = {}
+SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
+
+SEMANTIC = ("miou", "pixel_accuracy", "iou", "covering_areas", "pq_areas")  # iou: one number a class
+REGION = ("covering", "variation_of_information", "adapted_rand_error", "boundary_f")
+SERIES = ("norm_semantic", "norm_region", "cosine")  # one number an epoch
+METHODS = ("uncertainty", "DWA", "FAMO", "geometric mean", "random", "observed sum", "PCGrad", "MGDA", "UPGrad",
+           "Aligned-MTL", "IMTL-G")  # fmt: skip
+JOINT = ("miou_voted", "pq", "miou_fused", "iou_fused", "covering_fused", "pq_fused", "edge_weight", "vote_weight")
+
+
+def recipe_of(run: dict) -> recipes.Recipe:
+    """The recipe of a run: that of its data, with the run's own entries and the tuned learning rate."""
+    base = DATA[run.get("data", "scenes")]
+    tuned = {"learning_rate": TUNED[run["model"]]} if base is recipes.SCENES and run["model"] in TUNED else {}
+    if "alpha" in run:
+        run = {**run, "beta": 1 - run["alpha"]}
+    own = {name: value for name, value in run.items() if name in RECIPE_FIELDS}
+    sharing = MODELS[run["model"]][1]
+    return replace(base, **tuned, **own, model={**base.model, "sharing": sharing})
+
+
+def settings(run: dict) -> dict:
+    """All that decides a run's result."""
+    recipe = asdict(recipe_of(run)) | {"dataset": recipe_of(run).dataset.__name__}
+    return recipe | {"model": run["model"], "design": recipe["model"], "seed": run["seed"]}
+
+
+def train(run: dict, folder: Path | None):
+    """Train the model of a run, or go on with what `folder` holds of it; returns it with its history.
+
+    "two networks" are the semantic-only and the region-only network of the same seed, side by side.
+    """
+    outputs = {task: recipes.TASKS[task] for task in MODELS[run["model"]][0]}
+    if run["model"] != "two networks":
+        return recipes.fit(recipe_of(run), outputs, run["seed"], folder)
+    both, history = models.TwoNetworks(outputs, **recipe_of(run).model), []
+    for task in outputs:
+        alone = {**run, "model": f"{task} only"}
+        network, epochs = train(alone, folder and folder.parent / fingerprint(settings(alone)))
+        both.networks[task].load_state_dict(network.state_dict())
+        history += epochs
+    return both, history
+
+
+def cost(history: list[dict]) -> dict:
+    """Minutes of training and the highest memory in use, from a history."""
+    return {"minutes": sum(e["seconds"] for e in history) / 60, "memory_mib": max(e["memory_mib"] for e in history)}
+
+
+def on_validation(run: dict, folder: Path | None) -> dict:
+    """Train, and report the score by which `training.train` picks its best epoch. The test pictures are not touched."""
+    _, history = train(run, folder)
+    best = max(history, key=lambda entry: entry["val_score"])
+    return {name: best[name] for name in ("val_score", "val_miou_semantic", "val_miou_region") if name in best} | cost(history)
+
+
+def on_test(run: dict, folder: Path | None) -> dict:
+    """Train, choose the decoding on validation pictures, and measure everything on the test pictures."""
+    model, history = train(run, folder)
+    return _numbers(model, recipe_of(run)) | _series(history) | cost(history)
+
+
+def _numbers(model, recipe: recipes.Recipe) -> dict:
+    tasks = model.config["outputs"] if isinstance(model, models.FusionModel) else recipes.TASKS
+    decoding = recipes.tune_decoding(model, recipe, joint=False) if "region" in tasks else {}
+    scores = recipes.scores(model, recipe, decoding)
+    numbers = {}
+    if "semantic" in tasks:
+        numbers |= {name: scores["semantic"][name] for name in ("miou", "pixel_accuracy")}
+        numbers["iou"] = scores["semantic"]["iou"].tolist()
+        numbers |= {f"{name}_areas": scores["areas"].get(full) for name, full in (("covering", "covering"), ("pq", "panoptic_quality"))}
+    if "region" in tasks:
+        numbers |= {name: scores["partition"][name] for name in REGION}
+    if len(tasks) == 2:
+        decoding = recipes.tune_decoding(model, recipe)
+        joint = recipes.scores(model, recipe, decoding)
+        numbers |= {name: decoding[name] for name in ("edge_weight", "vote_weight")}
+        numbers |= {"miou_voted": scores["voted"]["miou"], "pq": scores.get("panoptic_quality")}
+        numbers |= {"miou_fused": joint["fused"]["miou"], "covering_fused": joint["partition"]["covering"]}
+        numbers |= {"iou_fused": joint["fused"]["iou"].tolist(), "pq_fused": joint.get("panoptic_quality")}
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def _series(history: list[dict]) -> dict:
+    return {name: [entry[name] for entry in history] for name in SERIES if name in history[0]}
+
+
+def _grid(**values) -> tuple[dict, ...]:
+    return tuple(dict(zip(values, combination)) for combination in itertools.product(*values.values()))
+
+
+TEST = (*SEMANTIC, *REGION, *JOINT)
+EXPERIMENTS = {
+    "tuning": Experiment(
+        "Learning rates tried out on validation scenes, the same number for every model.",
+        _grid(seed=(0,), learning_rate=(4e-3, 8e-3, 1.6e-2), model=TRIED),
+        ("val_score", "val_miou_semantic", "val_miou_region"), settings, on_validation,
+    ),
+    "fusion": Experiment(
+        "Single tasks, two networks and the fused designs on scenes, five seeds each.",
+        _grid(epochs=(30,), seed=tuple(range(5)), model=tuple(MODELS)) + _grid(epochs=(SHORT,), seed=(0,), model=(FUSED,)),
+        TEST, settings, on_test,
+    ),
+    "photographs": Experiment(
+        "Single tasks, two networks and the fused model on Stanford Background, fold 0, three seeds each.",
+        _grid(data=("photographs",), seed=(0, 1, 2), model=(FUSED, "semantic only", "region only", "two networks")),
+        TEST, settings, on_test,
+    ),
+    "labels": Experiment(
+        "A share of the semantic labels, all region labels; scenes, five seeds each.",
+        _grid(epochs=(30,), seed=tuple(range(5)), labels=(0.1, 0.05, 0.25, 0.5, 1.0), model=("semantic only", FUSED))
+        + _grid(epochs=(SHORT,), seed=(0,), labels=(0.1,), model=(FUSED,)),
+        TEST, settings, on_test,
+    ),
+    "weighting": Experiment(
+        "Fixed weights alpha and beta = 1 - alpha, and the methods that set weights by themselves; scenes, three seeds each.",
+        _grid(epochs=(30,), seed=(0, 1, 2), weighting=("sum",), alpha=(0.1, 0.25, 0.5, 0.75, 0.9), model=(FUSED,))
+        + _grid(epochs=(30,), seed=(0, 1, 2), weighting=METHODS, alpha=(0.5,), model=(FUSED,))
+        + _grid(epochs=(SHORT,), seed=(0,), weighting=("observed sum",), alpha=(0.5,), model=(FUSED,)),
+        (*TEST, *SERIES), settings, on_test,
+    ),
+}  # fmt: skip

@@ -1,0 +1,143 @@
+"""From two losses to one update: the plain sum, methods that weigh losses, and methods that weigh gradients.
+
+The methods come from the package torchjd (documented at torchjd.org, which names their papers), except uncertainty
+weighting, which is written out. Each object serves one training run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fusion_lib.losses import TARGET_KEYS
+
+
+class PlainSum:
+    """L = alpha * L_seg + beta * L_cls, as `losses.FusionLoss` has summed it."""
+
+    def learned(self, device: torch.device) -> list[Tensor]:
+        """Parameters of the method itself, for the optimizer, without weight decay."""
+        return []
+
+    def backward(self, parts: dict[str, Tensor], model: nn.Module, scale: Callable[[Tensor], Tensor]) -> None:
+        """Fill the gradients of all parameters from {"total": (), task: ()}; `scale` is the mixed-precision scaler's."""
+        scale(parts["total"]).backward()
+
+    def after_step(self, parts: Callable[[], dict[str, Tensor]]) -> None:
+        """Called after each step of the optimizer; `parts()` computes the same batch's losses again."""
+
+    def end_epoch(self) -> dict[str, float]:
+        """Called after each epoch; what it returns goes into the history."""
+        return {}
+
+
+class LossWeighting(PlainSum):
+    """Weigh the tasks' losses by a scalarizer of torchjd: dynamic weight average, FAMO, random weights and others."""
+
+    def __init__(self, scalarizer: nn.Module):
+        self.scalarizer = scalarizer
+
+    def backward(self, parts, model, scale):
+        scale(self.scalarizer(_stack(parts))).backward()
+
+    @torch.no_grad()
+    def after_step(self, parts):
+        if hasattr(self.scalarizer, "update"):  # FAMO weighs by what the step has changed
+            self.scalarizer.update(_stack(parts()))
+
+    def end_epoch(self):
+        if hasattr(self.scalarizer, "step"):  # the dynamic weight average compares epochs
+            self.scalarizer.step()
+        return {}
+
+
+class Uncertainty(PlainSum):
+    """sum_i exp(-s_i) L_i + s_i / 2 with learned s_i = log sigma_i^2 (Kendall et al. 2018, eq. 10, for cross entropies).
+
+    The s_i start at 0. At the minimum over s_i the weight exp(-s_i) is 1 / (2 L_i).
+    """
+
+    def __init__(self):
+        self.log_variance = torch.zeros(2)
+
+    def learned(self, device):
+        self.log_variance = self.log_variance.to(device).requires_grad_()
+        return [self.log_variance]
+
+    def backward(self, parts, model, scale):
+        scale((torch.exp(-self.log_variance) * _stack(parts) + self.log_variance / 2).sum()).backward()
+
+    def end_epoch(self):
+        semantic, region = torch.exp(-self.log_variance.detach()).tolist()
+        return {"weight_semantic": semantic, "weight_region": region}
+
+
+class GradientWeighting(PlainSum):
+    """Weigh the tasks' gradients in the shared part of the model by a method of torchjd; elsewhere the sum's gradient.
+
+    Let row i of J be the gradient of loss i in the shared parameters. The method maps the Gramian J J^T, which holds
+    the squared norms and the inner product of the two gradients, to weights w; the shared gradient becomes w J. The
+    means over an epoch of both norms and of the cosine go into the history.
+
+    Args:
+        method: a `Weighting` of torchjd, (2, 2) -> (2,).
+    """
+
+    def __init__(self, method: nn.Module):
+        self.method = method
+        self.gramians: list[Tensor] = []
+
+    def backward(self, parts, model, scale):
+        shared = model.shared_parameters()
+        rows = [torch.autograd.grad(scale(parts[task]), shared, retain_graph=True) for task in TARGET_KEYS]
+        jacobian = torch.stack([torch.cat([gradient.flatten() for gradient in row]) for row in rows])
+        gramian = jacobian @ jacobian.T / scale(torch.ones((), device=jacobian.device)) ** 2
+        self.gramians.append(gramian)
+        scale(parts["total"]).backward()  # right for the tasks' own parameters; the shared ones are overwritten
+        combined = (self.method(gramian) @ jacobian).split([parameter.numel() for parameter in shared])
+        for parameter, gradient in zip(shared, combined):
+            parameter.grad.copy_(gradient.view(parameter.shape))
+
+    def end_epoch(self):
+        gramians, self.gramians = torch.stack(self.gramians).double().cpu(), []
+        norms = gramians.diagonal(dim1=1, dim2=2).sqrt()
+        cosines = gramians[:, 0, 1] / norms.prod(1).clamp(min=1e-12)
+        (semantic, region), cosine = norms.mean(0).tolist(), cosines.mean().item()
+        return {"norm_semantic": semantic, "norm_region": region, "cosine": cosine}
+
+
+def choose(name: str) -> PlainSum:
+    """The method of that name, ready for a run of two tasks.
+
+    Raises:
+        ValueError: there is no such method.
+        ModuleNotFoundError: torchjd is not installed.
+    """
+    if name == "sum":
+        return PlainSum()
+    if name == "uncertainty":
+        return Uncertainty()
+    try:
+        from torchjd import aggregation, scalarization
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"weighting {name!r} needs torchjd; install it with: pip install 'torchjd[quadprog-projector]'") from error
+    losses = {
+        "DWA": lambda: scalarization.DWA(), "FAMO": lambda: scalarization.FAMO(2),
+        "random": lambda: scalarization.Random(), "geometric mean": lambda: scalarization.GeometricMean(),
+    }  # fmt: skip
+    gradients = {
+        "observed sum": aggregation.SumWeighting, "PCGrad": aggregation.PCGradWeighting, "MGDA": aggregation.MGDAWeighting,
+        "UPGrad": aggregation.UPGradWeighting, "Aligned-MTL": aggregation.AlignedMTLWeighting,
+        "IMTL-G": aggregation.IMTLGWeighting, "DualProj": aggregation.DualProjWeighting,
+    }  # fmt: skip
+    if name in losses:
+        return LossWeighting(losses[name]())
+    if name in gradients:
+        return GradientWeighting(gradients[name]())
+    raise ValueError(f"weighting is {name!r}; expected one of: sum, uncertainty, {', '.join([*losses, *gradients])}")
+
+
+def _stack(parts: dict[str, Tensor]) -> Tensor:
+    return torch.stack([parts[task] for task in TARGET_KEYS])
