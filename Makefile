@@ -2,13 +2,14 @@
 # make test                                       every test
 # make lab                                        JupyterLab on notebooks/
 # make bench                                      times and memory, on this machine
+# make experiment [NAME=fusion]                  the runs behind a results file; without NAME, lists them
 # make outputs                                    for authors: execute the notebooks and store their outputs
 
 DATASET ?= scenes
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: run test lab bench outputs seeds checkpoint clean
+.PHONY: run test lab bench outputs experiment checkpoint clean
 
 run: .venv/ready
 	$(PY) -m fusion_lib.run $(DATASET)
@@ -26,8 +27,8 @@ bench: .venv/ready
 outputs: .venv/ready
 	$(PY) -m fusion_lib.run store
 
-seeds: .venv/ready
-	$(PY) -m fusion_lib.run seeds
+experiment: .venv/ready
+	$(PY) -m fusion_lib.experiments $(or $(NAME),--list)
 
 checkpoint: .venv/ready
 	$(PY) -m fusion_lib.run checkpoint

@@ -28,7 +28,7 @@ def median_milliseconds(work: Callable, repeats: int = 20) -> float:
 
 def import_seconds() -> tuple[float, float]:
     """Seconds to import torch and torchvision, and what fusion_lib with all its modules adds."""
-    modules = ", ".join(f"fusion_lib.{name}" for name in "datasets transforms training regions metrics plots recipes".split())
+    modules = ", ".join(f"fusion_lib.{name}" for name in "datasets transforms training regions metrics plots recipes grids".split())
     code = (
         "import time; a = time.perf_counter(); import torch, torchvision; b = time.perf_counter(); "
         f"import {modules}; print(b - a, time.perf_counter() - b)"
@@ -65,11 +65,13 @@ def main() -> None:
         target = targets.region_target(np.asarray(sample["region"]), 2.0)
         one_hot = np.eye(3)[np.minimum(target, 2)].transpose(2, 0, 1)
         logits = {"semantic": torch.randn(1, 8, *target.shape), "region": torch.randn(1, 3, *target.shape)}
+        predicted = {task: values.log_softmax(1)[0].numpy() for task, values in logits.items()}
         batch = {"semantic": sample["semantic"][None], "region_target": torch.from_numpy(target)[None]}
         work = {
             "loss": lambda: FusionLoss()(logits, batch),
             "region target": lambda: targets.region_target(np.asarray(sample["region"]), 2.0),
             "decode": lambda: regions.decode_regions(one_hot),
+            "fuse": lambda: regions.fuse(predicted, 0.5, 0.5, 1.0, 0.5),
             "partition metrics": lambda: metrics.partition_scores(sample["region"], sample["region"]),
             "confusion matrix": lambda: metrics.confusion_matrix(sample["semantic"], sample["semantic"], 8),
         }

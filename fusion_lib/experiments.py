@@ -19,6 +19,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from tqdm import tqdm
 from fusion_lib.datasets import data_folder
 from fusion_lib.training import write_whole
 
-PROVENANCE = ("commit", "versions", "device", "minutes", "memory_mib", "settings")
+COST = ("minutes", "memory_mib")
+PROVENANCE = ("commit", "versions", "device", *COST, "settings")
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "torchjd", "mwatershed")
 ROOT = Path(__file__).parent.parent
 
@@ -54,6 +56,7 @@ class Experiment:
 
     @property
     def columns(self) -> list[str]:
+        """Header of the results file: what tells runs apart, what is measured, and how it came about."""
         return [*self.runs[0], *self.measured, *PROVENANCE]
 
 
@@ -62,76 +65,100 @@ class Table:
 
     Raises:
         ValueError: the file has other columns, or a declared run was made with other settings; says what changed.
+            Or two declared runs would have the same cells.
     """
 
     def __init__(self, experiment: Experiment, path: Path):
         self.experiment, self.path = experiment, Path(path)
-        self.lines: list[list[str]] = []  # every row of the file, kept as it is
+        self.declared = {self.key(run): run for run in experiment.runs}
+        if len(self.declared) < len(experiment.runs):
+            raise ValueError(f"{self.path.stem} declares two runs that look the same in five digits")
+        self.content = b""  # of the file; its rows are kept as they are
         self.rows: dict[tuple, dict] = {}  # run's key -> its row
         self.problems: list[str] = []
         if self.path.exists():
+            self.content = self.path.read_bytes()
             self._read()
 
     def key(self, run: dict) -> tuple:
-        return tuple(str(run[name]) for name in self.experiment.runs[0])
+        """What tells a run from the others, as the file spells it."""
+        return tuple(_text(run[name]) for name in self.experiment.runs[0])
 
     def missing(self) -> list[dict]:
+        """The declared runs without a row that can be used."""
         return [run for run in self.experiment.runs if self.key(run) not in self.rows]
 
     def append(self, run: dict, numbers: dict) -> None:
-        """Add a row and write the whole file anew, beside and then in its place."""
-        unknown = set(numbers) - set(self.experiment.columns)
+        """Add a row and write the whole file anew, beside and then in its place.
+
+        Raises:
+            ValueError: numbers holds what is not declared, or what is no number; nothing was written.
+        """
+        unknown = set(numbers) - {*self.experiment.measured, *COST}
         if unknown:
             raise ValueError(f"numbers holds {sorted(unknown)}, which the experiment does not declare as measured")
         values = {**run, **numbers, **_provenance(), "settings": _json(self.experiment.settings(run))}
-        self.lines.append([_text(values.get(column, "")) for column in self.experiment.columns])
+        row = {column: _text(values.get(column)) for column in self.experiment.columns}
+        try:
+            stored = self._numbers(row)
+        except ValueError as error:
+            raise ValueError(f"numbers holds what is no number ({error})") from None
         buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows([self.experiment.columns, *self.lines])
+        writer = csv.writer(buffer, lineterminator="\n")
+        if not self.content:
+            writer.writerow(self.experiment.columns)
+        elif not self.content.endswith(b"\n"):
+            buffer.write("\n")
+        writer.writerow(row.values())
+        content = self.content + buffer.getvalue().encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, buffer.getvalue().encode())
-        self.rows[self.key(run)] = values
+        write_whole(self.path, content)
+        self.content = content
+        self.rows[self.key(run)] = {**row, **run, **stored}
 
     def _read(self) -> None:
-        with open(self.path, newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            if header != self.experiment.columns:
-                gone, new = set(header) - set(self.experiment.columns), set(self.experiment.columns) - set(header)
-                raise ValueError(
-                    f"{self.path.name} is from another version of the experiment: columns {sorted(gone)} are no longer "
-                    f"declared, {sorted(new)} are new (or the order differs); move the file away and run again"
-                )
-            declared = {self.key(run): run for run in self.experiment.runs}
-            for cells in reader:
-                self.lines.append(cells)
-                problem = self._take(cells, declared)
-                if problem:
-                    self.problems.append(f"{self.path.name}, line {reader.line_num}: {problem}; kept, not used")
+        first, *lines = self.content.decode(errors="surrogateescape").removesuffix("\n").split("\n")
+        header = _cells(first)
+        if header != self.experiment.columns:
+            gone, new = set(header) - set(self.experiment.columns), set(self.experiment.columns) - set(header)
+            raise ValueError(
+                f"{self.path.name} is from another version of the experiment: columns {sorted(gone)} are no longer "
+                f"declared, {sorted(new)} are new (or the order differs); move the file away and run again"
+            )
+        for number, line in enumerate(lines, 2):
+            problem = self._take(_cells(line), number)
+            if problem:
+                self.problems.append(f"{self.path.name}, line {number}: {problem}; kept, not used")
 
-    def _take(self, cells: list[str], declared: dict) -> str | None:
+    def _take(self, cells: list[str], number: int) -> str | None:
         columns = self.experiment.columns
         if len(cells) != len(columns):
             return f"{len(cells)} cells where {len(columns)} are expected"
         row = dict(zip(columns, cells))
         key = self.key(row)
-        if key not in declared:
+        if key not in self.declared:
             return f"a run that is not declared: {dict(zip(self.experiment.runs[0], key))}"
         try:
-            numbers = {name: _number(row[name]) for name in (*self.experiment.measured, "minutes", "memory_mib")}
-            settings = json.loads(row["settings"])
+            numbers, settings = self._numbers(row), json.loads(row["settings"])
+            if not isinstance(settings, dict):
+                raise ValueError("settings is no JSON object")
         except ValueError as error:
             return f"a cell cannot be read ({error})"
         if key in self.rows:
             return "the same run as an earlier line"
-        now = json.loads(_json(self.experiment.settings(declared[key])))
+        now = json.loads(_json(self.experiment.settings(self.declared[key])))
         if settings != now:
-            changed = {k: (settings.get(k), now.get(k)) for k in settings.keys() | now.keys() if settings.get(k) != now.get(k)}
+            pairs = {k: (settings.get(k, "not there"), now.get(k, "not there")) for k in sorted({*settings, *now})}
+            changed = {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}
             raise ValueError(
-                f"{self.path.name}, line {len(self.lines) + 1}, is from another version of the experiment; "
+                f"{self.path.name}, line {number}, is from another version of the experiment; "
                 f"changed (there, now): {changed}; move the file away and run again"
             )
-        self.rows[key] = {**row, **declared[key], **numbers}
+        self.rows[key] = {**row, **self.declared[key], **numbers}
         return None
+
+    def _numbers(self, row: dict[str, str]) -> dict:
+        return {name: _number(row[name]) for name in (*self.experiment.measured, *COST)}
 
 
 def run(experiment: Experiment, path: Path, scratch: Path) -> None:
@@ -144,9 +171,8 @@ def run(experiment: Experiment, path: Path, scratch: Path) -> None:
         ValueError: as `Table`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_suffix(".lock"))
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(path.with_suffix(".lock")).acquire(timeout=0)
     except Timeout:
         raise RuntimeError(f"another runner is at work on {path.name}; wait until it ends, or stop it") from None
     with lock:
@@ -154,6 +180,7 @@ def run(experiment: Experiment, path: Path, scratch: Path) -> None:
         for problem in table.problems:
             print(problem, file=sys.stderr)
         todo = table.missing()
+        _provenance()  # remembers the commit of the code that runs; the files may change meanwhile
         bar = tqdm(total=len(experiment.runs), initial=len(experiment.runs) - len(todo), desc=path.stem, unit="run")
         for declared in todo:
             bar.set_postfix_str(" ".join(map(str, declared.values())))
@@ -213,6 +240,7 @@ def _named(name: str) -> Experiment:
     return EXPERIMENTS[name]
 
 
+@cache
 def _provenance() -> dict[str, str]:
     versions = [f"python {platform.python_version()}"]
     for package in PACKAGES:
@@ -239,9 +267,18 @@ def _json(value) -> str:
     return json.dumps(value, sort_keys=True, default=lambda v: getattr(v, "__name__", str(v)))
 
 
+def _cells(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]))
+    except csv.Error:
+        return [line]
+
+
 def _text(value) -> str:
+    if value is None:
+        return ""
     if isinstance(value, list):
-        return " ".join(map(_text, value))
+        return " ".join(_text(v) or "nan" for v in value)
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
@@ -262,7 +299,7 @@ def main(arguments: list[str]) -> int:
     try:
         if len(arguments) != 1:
             raise ValueError(f"arguments are {arguments}; expected the name of one experiment, or --list")
-        run(_named(arguments[0]), ROOT / "data" / "results" / f"{arguments[0]}.csv", ROOT / "build" / "experiments")
+        run(_named(arguments[0]), data_folder() / "results" / f"{arguments[0]}.csv", ROOT / "build" / "experiments")
     except (ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2

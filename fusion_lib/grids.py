@@ -42,7 +42,7 @@ def recipe_of(run: dict) -> recipes.Recipe:
         run = {**run, "beta": 1 - run["alpha"]}
     own = {name: value for name, value in run.items() if name in RECIPE_FIELDS}
     sharing = MODELS[run["model"]][1]
-    return replace(base, **tuned, **own, model={**base.model, "sharing": sharing})
+    return replace(base, **{**tuned, **own}, model={**base.model, "sharing": sharing})
 
 
 def settings(run: dict) -> dict:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion_lib.affinities import affinity_cross_entropy
 from fusion_lib.scenes import SEMANTIC_VOID
 
 TARGET_KEYS = {"semantic": "semantic", "region": "region_target"}  # where a batch keeps each task's target
+ALL_TARGET_KEYS = {**TARGET_KEYS, "affinity": "affinity_target"}  # the region task in another form, see `affinities`
 
 
 def pixel_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -62,8 +64,9 @@ class FusionLoss(nn.Module):
 
     Shape:
         outputs: {"semantic": (N, C, H, W), "region": (N, 3, H, W)} logits. A model with one task
-            gives one entry, and only that task enters the sum.
-        batch: {"semantic": (N, H, W), "region_target": (N, H, W)} int64.
+            gives one entry, and only that task enters the sum. In place of "region" stands "affinity", (N, K, H, W),
+            if the region task is learned as affinities; beta weighs it too.
+        batch: {"semantic": (N, H, W), "region_target": (N, H, W), "affinity_target": (N, K, H, W)} int64.
         returns: {"total": (), "semantic": (), "region": ()}.
 
     Raises:
@@ -80,12 +83,14 @@ class FusionLoss(nn.Module):
 
     def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         for task in outputs:
-            if TARGET_KEYS.get(task) not in batch:
-                raise ValueError(f"batch has {sorted(batch)}; task {task!r} expects its target as {TARGET_KEYS.get(task)!r}")
+            if ALL_TARGET_KEYS.get(task) not in batch:
+                raise ValueError(f"batch has {sorted(batch)}; task {task!r} expects its target as {ALL_TARGET_KEYS.get(task)!r}")
         class_weights = {"semantic": None, "region": self.region_weights}
         parts = {
-            task: pixel_cross_entropy(logits, batch[TARGET_KEYS[task]], class_weights[task])
+            task: affinity_cross_entropy(logits, batch["affinity_target"]) if task == "affinity"
+            else pixel_cross_entropy(logits, batch[TARGET_KEYS[task]], class_weights[task])
             for task, logits in outputs.items()
         }
-        total = sum(self.task_weights[task] * part for task, part in parts.items())
+        task_weights = {**self.task_weights, "affinity": self.task_weights["region"]}
+        total = sum(task_weights[task] * part for task, part in parts.items())
         return {"total": total, **parts}

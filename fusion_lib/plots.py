@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 
+from fusion_lib.metrics import bootstrap_interval
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
 from fusion_lib.targets import REGION_CLASSES, boundary_mask
 
@@ -158,6 +159,58 @@ def show_bars(values: dict[str, dict[str, float]], title: str, ylabel: str) -> D
     return _finish(figure, [axis])
 
 
+def show_intervals(values: dict[str, list[float]], title: str, xlabel: str, zero: bool = False) -> Drawn:
+    """One line a name: a small circle for each run, a diamond at the mean, a bar over its 95% bootstrap interval.
+
+    Args: {name: one value a run}; zero draws a dashed line at 0, for differences.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 0.36 * len(values) + 1.2))
+    for place, runs in enumerate(values.values()):
+        axis.plot(bootstrap_interval(runs), [place, place], color=PALETTE[2], linewidth=3, solid_capstyle="butt")
+        axis.plot(runs, [place] * len(runs), "o", markersize=4, markerfacecolor="none", color="black")
+        axis.plot(np.mean(runs), place, "D", markersize=6, color=PALETTE[3])
+    if zero:
+        axis.axvline(0, linestyle="--", color="black", linewidth=1)
+    axis.set_yticks(range(len(values)), values)
+    axis.set_ylim(len(values) - 0.5, -0.5)
+    axis.set(title=title, xlabel=xlabel)
+    return _finish_across(figure, [axis])
+
+
+def show_severities(curves: dict[str, dict[float, list[float]]], title: str, xlabel: str, ylabel: str, axis=None) -> Drawn | None:
+    """Lines through the means over runs, with their 95% bootstrap intervals: {series: {x: one value a run}}.
+
+    Args: axis, one of a larger figure to draw into; nothing is shown or returned then.
+    """
+    alone = axis is None
+    if alone:
+        figure, axis = plt.subplots(figsize=(5.6, 3.2))
+    for number, (series, points) in enumerate(curves.items()):
+        places = np.array(list(points), float)
+        means = np.array([np.mean(runs) for runs in points.values()])
+        ends = np.array([bootstrap_interval(runs) if len(runs) > 1 else (mean, mean) for runs, mean in zip(points.values(), means)])
+        axis.errorbar(places, means, abs(ends.T - means), fmt=("o-", "s--", "^:", "D-.")[number % 4], markersize=5, capsize=3, label=series)
+    axis.set_title(title, fontsize=10)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    if not alone:
+        return None
+    axis.legend(frameon=False, fontsize=9)
+    return _finish(figure, [axis])
+
+
+def show_points(points: dict[str, tuple[list[float], list[float]]], title: str, xlabel: str, ylabel: str) -> Drawn:
+    """A scatter of means, with whiskers from the lowest to the highest run: {name: (x of each run, y of each run)}."""
+    figure, axis = plt.subplots(figsize=(6.6, 4.2))
+    for number, (name, (x, y)) in enumerate(points.items()):
+        centre = np.mean(x), np.mean(y)
+        reach = [[[c - min(v)], [max(v) - c]] for c, v in zip(centre, (x, y))]
+        axis.errorbar(*centre, yerr=reach[1], xerr=reach[0], fmt="osD^v<>Xp*"[number % 10], markersize=7, elinewidth=0.7,
+                      color=PALETTE[(2, 3, 4, 5, 1, 0, 7)[number % 7]], markeredgecolor="black", label=name)  # fmt: skip
+    axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    return _finish(figure, [axis])
+
+
 def show_matrix(values: np.ndarray, names: tuple[str, ...], title: str) -> Drawn:
     """A square matrix of shares in [0, 1], with each number written into its cell."""
     figure, axis = plt.subplots(figsize=(0.62 * len(names) + 1.4, 0.5 * len(names) + 1.4))
@@ -179,6 +232,15 @@ def _finish(figure, axes) -> Drawn:
     labels = tuple(dict.fromkeys(label for axis in axes for label in axis.get_legend_handles_labels()[1]))
     ranges = tuple(tuple(round(float(v), 3) for v in axis.dataLim.intervaly) for axis in axes)
     return Drawn(tuple(axis.get_title() for axis in axes), labels, ranges)
+
+
+def _finish_across(figure, axes) -> Drawn:
+    """As `_finish`, for figures whose values run from left to right: the ranges are those of x, the legend the rows."""
+    figure.tight_layout()
+    plt.show()
+    names = tuple(label.get_text() for axis in axes for label in axis.get_yticklabels())
+    ranges = tuple(tuple(round(float(v), 3) for v in axis.dataLim.intervalx) for axis in axes)
+    return Drawn(tuple(axis.get_title() for axis in axes), names, ranges)
 
 
 def _image(picture) -> np.ndarray:

@@ -60,10 +60,16 @@ PHOTOGRAPHS_SCRATCH = replace(
 def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[DataLoader, DataLoader]:
     """Training and validation loaders of a recipe; targets are computed after the augmentation.
 
-    With `recipe.labels` below 1, `seed` draws the pictures that keep their semantic labels. Every epoch has as many
-    pictures as with all labels: a model that learns the region task too sees all of them, half of its draws being
-    labelled ones; one that learns the semantic task alone draws from the labelled ones.
+    With `recipe.labels` below 1, `seed` draws the pictures that keep their semantic labels; a larger share keeps those
+    of a smaller one. Every epoch has as many pictures as with all labels, drawn with replacement: for a model that
+    learns the region task too, half of them from all pictures and half from the labelled ones; for one that learns the
+    semantic task alone, all of them from the labelled ones.
+
+    Raises:
+        ValueError: `recipe.labels` is not in (0, 1].
     """
+    if not 0 < recipe.labels <= 1:
+        raise ValueError(f"labels is {recipe.labels}; expected a share of the pictures in (0, 1]")
     target = targets.RegionTarget(recipe.tau)
     augment = augmentation(recipe.size, smallest_crop=recipe.smallest_crop, light=recipe.light)
     train = recipe.dataset("train", transform=v2.Compose([augment, target]))
@@ -81,7 +87,8 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[Dat
 def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Path | None = None, two: bool = False):
     """Build the model for the tasks in `outputs` and train it; returns it with its history.
 
-    With `two`, a network for each task. A run found in `folder` is resumed.
+    With `two`, a network for each task. A run found in `folder` is resumed; with a weighting other than the plain sum
+    no run can be, and `folder` is not used.
     """
     train_loader, val_loader = loaders(recipe, outputs, seed)
     weights = targets.class_weights(batch["region_target"] for batch in val_loader)

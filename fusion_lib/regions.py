@@ -62,9 +62,9 @@ def decode_regions(
     if probabilities.ndim != 3 or probabilities.shape[0] != 3:
         raise ValueError(f"probabilities has shape {probabilities.shape}; expected (3, H, W)")
     core, elevation = probabilities[CORE], probabilities[BOUNDARY] + 0.5 * probabilities[RIM]
+    if semantic is not None and (semantic.ndim != 3 or semantic.shape[1:] != core.shape):
+        raise ValueError(f"semantic has shape {semantic.shape} and probabilities {probabilities.shape}; expected equal sizes")
     if semantic is not None and edge_weight:
-        if semantic.ndim != 3 or semantic.shape[1:] != core.shape:
-            raise ValueError(f"semantic has shape {semantic.shape} and probabilities {probabilities.shape}; expected equal sizes")
         edges = class_edges(semantic)
         core, elevation = core * (1 - edges) ** edge_weight, elevation + edge_weight * edges
     markers, count = ndimage.label(ndimage.gaussian_filter(core, smoothing) > threshold)
@@ -101,7 +101,9 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
     flat = region.ravel()
     pixels = np.maximum(np.bincount(flat), 1)
     means = np.stack([np.bincount(flat, weights=channel.ravel()) / pixels for channel in log_probabilities])
-    return ((1 - weight) * log_probabilities + weight * means[:, region]).argmax(0).astype(np.int64)
+    terms = ((1 - weight, log_probabilities), (weight, means[:, region]))
+    total = sum(share * term for share, term in terms if share)  # 0 * log 0 would be no number
+    return total.argmax(0).astype(np.int64)
 
 
 def fuse(

@@ -2,15 +2,13 @@
 
     python -m fusion_lib.run scenes                # every notebook, then the scoreboard; `make run`
     python -m fusion_lib.run stanford_background   # train and test on photographs; `make run DATASET=...`
-    python -m fusion_lib.run seeds                 # data/results/scenes_seeds.csv: three models x five seeds
-    python -m fusion_lib.run checkpoint            # data/fused_scenes.safetensors, the shipped model
+    python -m fusion_lib.run checkpoint            # data/*_scenes.safetensors, the shipped models
     python -m fusion_lib.run picture               # data/pictures/, at the top of the README
     python -m fusion_lib.run store [NUMBER ...]    # execute notebooks and store their outputs in place
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 import sys
@@ -19,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fusion_lib import datasets, plots, recipes, training
+from fusion_lib import datasets, experiments, grids, plots, recipes, training
 from fusion_lib.scenes import write_sums
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +25,7 @@ NOTEBOOKS, BUILD, RESULTS = ROOT / "notebooks", ROOT / "build", ROOT / "data" / 
 
 README_SCENE = 14  # one of the better test scenes, and full of touching trees
 MODELS = {"semantic only": ("semantic",), "region only": ("region",), "fused": ("semantic", "region")}
-COLUMNS = ("mIoU argmax", "mIoU vote", "pixel accuracy", "covering", "VI bits", "adapted Rand error", "PQ", "minutes")
+COLUMNS = ("mIoU argmax", "mIoU vote", "mIoU fused", "pixel accuracy", "covering", "VI bits", "adapted Rand error", "PQ", "minutes")
 
 
 def scenes() -> int:
@@ -82,32 +80,16 @@ def stanford_background() -> int:
     return 0
 
 
-def seeds() -> int:
-    """Train the three models with five seeds each and write one row a run; rows already there are kept."""
-    path = RESULTS / "scenes_seeds.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = set()
-    if path.exists():
-        with open(path, newline="") as file:
-            done = {(row["model"], int(row["seed"])) for row in csv.DictReader(file)}
-    else:
-        path.write_text(",".join(("model", "seed", *COLUMNS)) + "\n")
-    for seed in range(5):
-        for name in MODELS:
-            if (name, seed) not in done:
-                row = learned_row(recipes.SCENES, name, folder=None, seed=seed)
-                with open(path, "a", newline="") as file:
-                    csv.writer(file).writerow([name, seed, *(f"{row[c]:.4f}" if c in row else "" for c in COLUMNS)])
-    return 0
-
-
 def checkpoint() -> int:
-    """Train the fused model on the scenes with seed 0 and ship it."""
-    model, history = recipes.fit(recipes.SCENES, recipes.TASKS, seed=0)
-    decoding = recipes.tune_decoding(model, recipes.SCENES)
-    path = ROOT / "data" / "fused_scenes.safetensors"
-    training.save_checkpoint(model, path, decoding=decoding, minutes=round(_minutes(history), 2))
-    write_sums(path.parent)
+    """Train the three fused designs on the scenes as seed 0 of the experiment `fusion` does, and ship them."""
+    folder = ROOT / "data"
+    for name, model_name in (("fused", grids.FUSED), ("attention", "attention"), ("gates", "gates")):
+        declared = {"epochs": recipes.SCENES.epochs, "seed": 0, "model": model_name}
+        model, history = grids.train(declared, BUILD / "experiments" / experiments.fingerprint(grids.settings(declared)))
+        decoding = recipes.tune_decoding(model, recipes.SCENES)
+        shipped = model if model_name == grids.FUSED else model.half()
+        training.save_checkpoint(shipped, folder / f"{name}_scenes.safetensors", decoding=decoding, minutes=round(_minutes(history), 2))
+    write_sums(folder)
     return 0
 
 
@@ -172,18 +154,25 @@ def scoreboard(rows: dict[str, dict], title: str, path: Path) -> None:
     print("\n" + "\n".join(lines) + f"\n\nwritten to {path.relative_to(ROOT)}")
 
 
-def seeds_table() -> str:
-    """The Markdown table of README: mean and standard deviation over the seeds of `scenes_seeds.csv`."""
-    with open(RESULTS / "scenes_seeds.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = [column for column in COLUMNS if column != "minutes"]
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name in MODELS:
-        cells = []
-        for column in columns:
-            values = [float(row[column]) for row in rows if row["model"] == name and row[column]]
-            cells.append(f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}" if values else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+# Columns of the README's tables: what the reader sees, and the experiments' names for it.
+TABLE = {
+    "mIoU argmax": "miou", "mIoU fused": "miou_fused", "pixel accuracy": "pixel_accuracy", "covering": "covering",
+    "covering fused": "covering_fused", "PQ fused": "pq_fused",
+}  # fmt: skip
+
+
+def results_table(name: str, **which) -> str:
+    """A Markdown table of an experiment's stored rows: mean and (of several runs) standard deviation for each model."""
+    rows = experiments.select(experiments.results(name), **which)
+    columns = {shown: column for shown, column in TABLE.items() if any(row[column] is not None for row in rows)}
+    lines = [f"| | runs | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        runs, cells = experiments.select(rows, model=model), []
+        for column in columns.values():
+            values = [run[column] for run in runs if run[column] is not None]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}" if values else "")
+        lines.append(f"| {model} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -217,12 +206,12 @@ def store(numbers: list[str]) -> int:
 
 
 def _row(model, recipe: recipes.Recipe, decoding: dict, minutes: float) -> dict:
-    scores = recipes.test_scores(model, recipe, decoding)
+    scores = recipes.scores(model, recipe, decoding)
     row = {"minutes": minutes}
     if "semantic" in scores:
         row |= {"mIoU argmax": scores["semantic"]["miou"], "pixel accuracy": scores["semantic"]["pixel_accuracy"]}
     if "voted" in scores:
-        row["mIoU vote"] = scores["voted"]["miou"]
+        row |= {"mIoU vote": scores["voted"]["miou"], "mIoU fused": scores["fused"]["miou"]}
     if "partition" in scores:
         row |= _partition(scores["partition"])
     if "panoptic_quality" in scores:
@@ -244,7 +233,7 @@ def _partition(scores: dict) -> dict:
 
 COMMANDS = {
     "scenes": scenes, "stanford_background": stanford_background,
-    "seeds": seeds, "checkpoint": checkpoint, "picture": picture,
+    "checkpoint": checkpoint, "picture": picture,
 }  # fmt: skip
 
 

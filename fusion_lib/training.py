@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from fusion_lib.losses import TARGET_KEYS, FusionLoss
+from fusion_lib.losses import ALL_TARGET_KEYS, FusionLoss
 from fusion_lib.models import FusionModel
 from fusion_lib.scenes import SEMANTIC_VOID
 from fusion_lib.weighting import PlainSum
@@ -95,8 +95,8 @@ def train(
         stop_after: end this call after so many epochs, as an interruption would.
 
     Returns:
-        One dict an epoch: "epoch", "learning_rate", "seconds", "train_total", "train_<task>",
-        "memory_mib" (highest in use so far), "val_total", "val_<task>", "val_miou_<task>", "val_score", and what the weighting remembers.
+        One dict an epoch: "epoch", "learning_rate", "seconds", "memory_mib" (highest in use so far), "train_total",
+        "train_<task>", "val_total", "val_<task>", "val_miou_<task>", "val_score", and what the weighting remembers.
 
     Raises:
         FloatingPointError: a loss is not finite; names the task, the epoch and the batch.
@@ -164,17 +164,20 @@ def train(
     return run.history
 
 
-def time_step(model: nn.Module, images: torch.Tensor, precision: torch.dtype = torch.float32, repeats: int = 10) -> float:
-    """Median milliseconds of one forward and backward pass, after two to warm up."""
+def time_step(
+    model: nn.Module, images: torch.Tensor, precision: torch.dtype = torch.float32, repeats: int = 10, backward: bool = True
+) -> float:
+    """Median milliseconds of one forward and (unless told otherwise) backward pass, after two to warm up."""
     device = images.device
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times = []
     for _ in range(repeats + 2):
         synchronize()
         began = time.perf_counter()
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32), torch.set_grad_enabled(backward):
             outputs = model(images)
-        sum(logits.float().square().mean() for logits in outputs.values()).backward()
+        if backward:
+            sum(logits.float().square().mean() for logits in outputs.values()).backward()
         synchronize()
         times.append(1e3 * (time.perf_counter() - began))
     return float(np.median(times[2:]))
@@ -194,10 +197,11 @@ def validate(model: nn.Module, loss: FusionLoss, loader: DataLoader, device: tor
         for name, part in loss(outputs, batch).items():
             sums[name] = sums.get(name, 0.0) + part.item() / len(loader)
         for task, logits in outputs.items():
+            binary = task == "affinity"  # every channel decides for itself between other region (0) and same (1)
             metric = scores.setdefault(
-                task, MulticlassJaccardIndex(logits.shape[1], ignore_index=SEMANTIC_VOID).to(device)
+                task, MulticlassJaccardIndex(2 if binary else logits.shape[1], ignore_index=SEMANTIC_VOID).to(device)
             )
-            metric.update(logits.argmax(1), batch[TARGET_KEYS[task]])
+            metric.update((logits > 0).long() if binary else logits.argmax(1), batch[ALL_TARGET_KEYS[task]])
     mious = {f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()}
     return {f"val_{name}": value for name, value in sums.items()} | mious | {
         "val_score": sum(mious.values()) / len(mious)
@@ -214,7 +218,7 @@ def predict(model: nn.Module, image: torch.Tensor, size: tuple[int, int] | None 
         size: (H, W) at which the network looks at the picture; its logits are resized back. Default: as it is.
 
     Returns:
-        {task: (C, H, W) float32 log-softmax}.
+        {task: (C, H, W) float32 log-softmax}; of affinities the log-sigmoid, each channel being a probability itself.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -224,7 +228,8 @@ def predict(model: nn.Module, image: torch.Tensor, size: tuple[int, int] | None 
     for task, logits in model(seen).items():
         if size is not None:
             logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-        outputs[task] = logits.log_softmax(1)[0].float().cpu().numpy()
+        log_probabilities = F.logsigmoid(logits) if task == "affinity" else logits.log_softmax(1)
+        outputs[task] = log_probabilities[0].float().cpu().numpy()
     return outputs
 
 
@@ -344,8 +349,11 @@ def write_whole(path: str | Path, content: bytes) -> None:
 def _forget_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():  # Linux; elsewhere the peak is that of the whole process
+        return
+    try:
         Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or not allowed: the peak is then that of the whole process
+        pass
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -1,11 +1,13 @@
 """From two losses to one update: the plain sum, methods that weigh losses, and methods that weigh gradients.
 
 The methods come from the package torchjd (documented at torchjd.org, which names their papers), except uncertainty
-weighting, which is written out. Each object serves one training run.
+weighting, which is written out. Each object serves one training run. All but the plain sum see the losses as they
+are, without alpha and beta.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,13 +41,17 @@ class LossWeighting(PlainSum):
     def __init__(self, scalarizer: nn.Module):
         self.scalarizer = scalarizer
 
+    def learned(self, device):
+        self.scalarizer.to(device)  # what FAMO learns has an optimizer of its own
+        return []
+
     def backward(self, parts, model, scale):
-        scale(self.scalarizer(_stack(parts))).backward()
+        scale(self.scalarizer(_both(parts))).backward()
 
     @torch.no_grad()
     def after_step(self, parts):
         if hasattr(self.scalarizer, "update"):  # FAMO weighs by what the step has changed
-            self.scalarizer.update(_stack(parts()))
+            self.scalarizer.update(_both(parts()))
 
     def end_epoch(self):
         if hasattr(self.scalarizer, "step"):  # the dynamic weight average compares epochs
@@ -67,7 +73,7 @@ class Uncertainty(PlainSum):
         return [self.log_variance]
 
     def backward(self, parts, model, scale):
-        scale((torch.exp(-self.log_variance) * _stack(parts) + self.log_variance / 2).sum()).backward()
+        scale((torch.exp(-self.log_variance) * _both(parts) + self.log_variance / 2).sum()).backward()
 
     def end_epoch(self):
         semantic, region = torch.exp(-self.log_variance.detach()).tolist()
@@ -91,17 +97,23 @@ class GradientWeighting(PlainSum):
 
     def backward(self, parts, model, scale):
         shared = model.shared_parameters()
-        rows = [torch.autograd.grad(scale(parts[task]), shared, retain_graph=True) for task in TARGET_KEYS]
+        rows = [torch.autograd.grad(scale(loss), shared, retain_graph=True) for loss in _both(parts)]
         jacobian = torch.stack([torch.cat([gradient.flatten() for gradient in row]) for row in rows])
         gramian = jacobian @ jacobian.T / scale(torch.ones((), device=jacobian.device)) ** 2
-        self.gramians.append(gramian)
-        scale(parts["total"]).backward()  # right for the tasks' own parameters; the shared ones are overwritten
-        combined = (self.method(gramian) @ jacobian).split([parameter.numel() for parameter in shared])
-        for parameter, gradient in zip(shared, combined):
-            parameter.grad.copy_(gradient.view(parameter.shape))
+        if gramian.isfinite().all():
+            self.gramians.append(gramian)
+            weights = self.method(gramian)
+        else:  # half precision overflowed: the scaler will see it too, and skip this step
+            weights = torch.ones_like(gramian[0])
+        not_own = set(map(id, shared))
+        own = [p for p in model.parameters() if p.requires_grad and id(p) not in not_own]
+        scale(parts["total"]).backward(inputs=own)
+        for parameter, gradient in zip(shared, (weights @ jacobian).split([p.numel() for p in shared])):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient.view(parameter.shape))
 
     def end_epoch(self):
-        gramians, self.gramians = torch.stack(self.gramians).double().cpu(), []
+        gramians = torch.stack(self.gramians or [torch.full((2, 2), math.nan)]).double().cpu()
+        self.gramians = []
         norms = gramians.diagonal(dim1=1, dim2=2).sqrt()
         cosines = gramians[:, 0, 1] / norms.prod(1).clamp(min=1e-12)
         (semantic, region), cosine = norms.mean(0).tolist(), cosines.mean().item()
@@ -122,7 +134,9 @@ def choose(name: str) -> PlainSum:
     try:
         from torchjd import aggregation, scalarization
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"weighting {name!r} needs torchjd; install it with: pip install 'torchjd[quadprog-projector]'") from error
+        raise ModuleNotFoundError(
+            f"weighting {name!r} needs torchjd; install it with: pip install 'torchjd[quadprog-projector]'"
+        ) from error
     losses = {
         "DWA": lambda: scalarization.DWA(), "FAMO": lambda: scalarization.FAMO(2),
         "random": lambda: scalarization.Random(), "geometric mean": lambda: scalarization.GeometricMean(),
@@ -139,5 +153,7 @@ def choose(name: str) -> PlainSum:
     raise ValueError(f"weighting is {name!r}; expected one of: sum, uncertainty, {', '.join([*losses, *gradients])}")
 
 
-def _stack(parts: dict[str, Tensor]) -> Tensor:
+def _both(parts: dict[str, Tensor]) -> Tensor:
+    if not parts.keys() >= TARGET_KEYS.keys():
+        raise ValueError(f"parts has {sorted(parts)}; a weighting other than the plain sum expects {' and '.join(TARGET_KEYS)}")
     return torch.stack([parts[task] for task in TARGET_KEYS])

@@ -2,9 +2,13 @@
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
+from fusion_lib.datasets import SegmentationDataset
 from fusion_lib.models import FusionModel
+from fusion_lib.recipes import Recipe
+from fusion_lib.scenes import CLASSES
 from fusion_lib.targets import region_target
 
 SEEDS = range(25)
@@ -81,3 +85,45 @@ def tiny_loaders(train: int = 6, val: int = 2, batch_size: int = 2, shuffle: boo
         DataLoader(tiny_samples(train), batch_size, shuffle=shuffle),
         DataLoader(tiny_samples(val, seed=1), batch_size),
     )
+
+
+class Blobs(SegmentationDataset):
+    """Six areas a picture; red carries the semantic label, green the region target, blue the number of the picture."""
+
+    classes = CLASSES
+    COUNTS = {"train": 40, "val": 6, "test": 4}
+
+    def __init__(self, split, transform=None):
+        super().__init__(transform)
+        self.split = split
+
+    def __len__(self):
+        return self.COUNTS[self.split]
+
+    def read(self, index):
+        seed = index + 1000 * ("train", "val", "test").index(self.split)
+        region = blobs(seed, size=24)
+        semantic = np.random.default_rng(seed).integers(0, 8, 6)[region]
+        semantic[:2] = 255
+        image = [np.where(semantic == 255, 0, semantic) * 20, region_target(region, 2.0) * 100, np.full_like(region, index)]
+        return np.stack(image, -1).astype(np.uint8), semantic, region
+
+
+RECIPE = Recipe(
+    dataset=Blobs, size=(24, 24), tau=2.0, smallest_crop=1.0, light=0.0,
+    model={"width": 4}, batch_size=4, epochs=1, learning_rate=1e-2,
+)  # fmt: skip
+
+
+class Reads(nn.Module):
+    """Stands in for a network: turns the colours of `Blobs` into logits, under noise that is the same for every call."""
+
+    def __init__(self, *tasks, noise=1.0):
+        super().__init__()
+        self.tasks, self.noise, self.weight = tasks, noise, nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        values = (images * 255).round().long()
+        hot = {"semantic": nn.functional.one_hot(values[:, 0] // 20, 8), "region": nn.functional.one_hot(values[:, 1] // 100, 3)}
+        noise = self.noise * torch.randn(11, *images.shape[2:], generator=torch.Generator().manual_seed(0))
+        return {task: 2.0 * hot[task].movedim(-1, 1) + noise[-hot[task].shape[-1] :] + self.weight for task in self.tasks}

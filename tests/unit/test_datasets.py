@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from fusion_lib import datasets, scenes
-from fusion_lib.datasets import FolderDataset, Scenes, SegmentationDataset, StanfordBackground
+from fusion_lib.datasets import FolderDataset, PartlyLabelled, Scenes, SegmentationDataset, StanfordBackground
 from fusion_lib.datasets import download_stanford_background
 
 IDS = [f"{number:07d}" for number in range(10)]
@@ -121,6 +121,36 @@ def test_scenes_file_damaged(own_scenes, damage):
     with pytest.raises(ValueError, match="scenes_train.npz does not have the sha256 .* write it again"):
         Scenes("train", folder=own_scenes)
     assert path.read_bytes() == before
+
+
+# --- some labels only --------------------------------------------------------------------------
+
+
+def test_partly_labelled_keeps_what_is_listed_and_nothing_else():
+    whole = Scenes("val")
+    part = PartlyLabelled(whole, np.array([3, 7]))
+    assert len(part) == len(whole)
+    for index in range(9):
+        sample, before = part[index], whole[index]
+        assert set(sample) == set(before)
+        assert torch.equal(sample["image"], before["image"]) and torch.equal(sample["region"], before["region"])
+        expected = before["semantic"] if index in (3, 7) else torch.full((64, 64), 255)
+        assert torch.equal(sample["semantic"], expected) and sample["semantic"].dtype == torch.int64
+
+
+def test_partly_labelled_takes_the_labels_after_the_transform():
+    """The transform moves the picture; what comes from it is kept or void, and what it added stays."""
+    data = Scenes("val", transform=lambda sample: {**sample, "semantic": sample["semantic"][:8], "region_target": 5})
+    part = PartlyLabelled(data, [0])
+    assert torch.equal(part[0]["semantic"], data[0]["semantic"])
+    assert part[1]["semantic"].shape == (8, 64) and (part[1]["semantic"] == 255).all() and part[1]["region_target"] == 5
+
+
+def test_partly_labelled_leaves_the_data_set_as_it_is():
+    samples = [{"semantic": torch.zeros(2, 2, dtype=torch.int64)}, {"semantic": torch.ones(2, 2, dtype=torch.int64)}]
+    part = PartlyLabelled(samples, [1])
+    assert (part[0]["semantic"] == 255).all() and (part[1]["semantic"] == 1).all()
+    assert not samples[0]["semantic"].any()
 
 
 # --- Stanford Background on ten made-up photographs --------------------------------------------

@@ -1,11 +1,13 @@
 """Metrics: hand values, independent oracles (torchmetrics, scikit-image, brute force), and what must hold always."""
 
+import inspect
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from skimage.metrics import adapted_rand_error
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
@@ -14,6 +16,7 @@ from examples import blobs, permuted_ids, random_region_map
 from fusion_lib import metrics
 from fusion_lib.metrics import (
     PanopticQuality,
+    bootstrap_interval,
     boundary_f,
     confusion_matrix,
     contingency,
@@ -23,8 +26,9 @@ from fusion_lib.metrics import (
     mean_scores,
     partition_scores,
     semantic_scores,
+    t_interval,
 )
-from fusion_lib.scenes import CLASSES, STUFF, THINGS
+from fusion_lib.scenes import CLASSES, STUFF, THINGS, connected_regions
 from fusion_lib.targets import region_target
 
 
@@ -385,6 +389,9 @@ def test_panoptic_quality_with_an_all_void_picture():
 # --- over a data set ---------------------------------------------------------------------------
 
 
+DECODING = {"smoothing": 0.5, "threshold": 0.5, "edge_weight": 0.0, "vote_weight": 1.0}
+
+
 class Pictures:
     """Three samples whose image carries the answers: red the semantic label, green the region target."""
 
@@ -423,12 +430,51 @@ class ReadsTheAnswers(nn.Module):
 
 
 def test_evaluate_both_tasks():
-    scores = evaluate(ReadsTheAnswers("semantic", "region"), Pictures(), {})
-    assert set(scores) == {"semantic", "voted", "partition", "panoptic_quality"}
+    scores = evaluate(ReadsTheAnswers("semantic", "region"), Pictures(), DECODING)
+    assert set(scores) == {"semantic", "voted", "fused", "partition", "panoptic_quality", "areas"}
     assert scores["semantic"]["miou"] == 1 and scores["semantic"]["pixel_accuracy"] == 1
     assert scores["voted"]["pixel_accuracy"] > 0.9
     assert scores["partition"]["covering"] > 0.9
     assert 0.5 < scores["panoptic_quality"] <= 1
+
+
+class Unsure(ReadsTheAnswers):
+    """The answers under noise, the same for the same picture: argmax, vote and fused map all differ."""
+
+    def forward(self, images):
+        noise = torch.randn(len(images), 11, *images.shape[2:], generator=torch.Generator().manual_seed(0))
+        outputs = {task: logits / 3 for task, logits in super().forward(images).items()}
+        return {task: logits + noise[:, -logits.shape[1] :] for task, logits in outputs.items()}
+
+
+def test_evaluate_reports_argmax_vote_and_what_the_weight_makes_of_both():
+    def evaluated(weight):
+        return evaluate(Unsure("semantic", "region"), Pictures(), {**DECODING, "vote_weight": weight})
+
+    alone, between, together = (evaluated(weight) for weight in (0.0, 0.3, 1.0))
+    assert alone["fused"]["miou"] == alone["semantic"]["miou"]
+    assert together["fused"]["miou"] == together["voted"]["miou"]
+    assert len({scores["fused"]["miou"] for scores in (alone, between, together)}) == 3
+    for name in ("semantic", "voted", "partition", "panoptic_quality"):  # the weight is no matter of theirs
+        np.testing.assert_equal(between[name], alone[name])
+
+
+def test_evaluate_lets_class_edges_help_the_regions():
+    scores = [evaluate(Unsure("semantic", "region"), Pictures(), {**DECODING, "edge_weight": w}) for w in (0.0, 1.0)]
+    assert scores[0]["partition"] != scores[1]["partition"] and scores[0]["semantic"]["miou"] == scores[1]["semantic"]["miou"]
+
+
+def test_evaluate_areas_are_those_of_the_argmax_map():
+    """What a semantic map alone is worth as a partition: its connected areas, against both truths."""
+    data, model = Pictures(), Unsure("semantic")
+    scores = evaluate(model, data, {})["areas"]
+    coverings, quality = [], PanopticQuality()
+    for sample in data.samples:
+        labels = metrics.predict(model, sample["image"])["semantic"].argmax(0)
+        coverings.append(covering(sample["region"], connected_regions(labels)))
+        quality.update(sample["semantic"], sample["region"], labels, connected_regions(labels))
+    assert scores == pytest.approx({"covering": np.mean(coverings), "panoptic_quality": quality.compute()})
+    assert evaluate(Unsure("semantic", "region"), data, DECODING)["areas"] == scores
 
 
 def test_shipped_checkpoint_is_small_and_has_both_tasks():
@@ -442,10 +488,10 @@ def test_shipped_checkpoint_is_small_and_has_both_tasks():
 
 
 def test_evaluate_one_task():
-    assert set(evaluate(ReadsTheAnswers("semantic"), Pictures(), {})) == {"semantic"}
+    assert set(evaluate(ReadsTheAnswers("semantic"), Pictures(), {})) == {"semantic", "areas"}
     assert set(evaluate(ReadsTheAnswers("region"), Pictures(), {})) == {"partition"}
-    both = evaluate(ReadsTheAnswers("semantic", "region"), Pictures(), {}, panoptic=False)
-    assert set(both) == {"semantic", "voted", "partition"}
+    both = evaluate(ReadsTheAnswers("semantic", "region"), Pictures(), DECODING, panoptic=False)
+    assert set(both) == {"semantic", "voted", "fused", "partition", "areas"} and set(both["areas"]) == {"covering"}
 
 
 def test_evaluate_hands_decoding_and_size_on(monkeypatch):
@@ -461,12 +507,12 @@ def test_evaluate_takes_means_and_sums_of_the_right_things():
     """Partition scores are averaged over pictures; semantic ones come from one confusion matrix."""
     data, model = Pictures(), ReadsTheAnswers("semantic", "region")
     data.samples[1]["semantic"] = np.where(data.samples[1]["semantic"] == 255, 255, 0)  # spoil one picture's truth
-    scores = evaluate(model, data, {})
+    scores = evaluate(model, data, DECODING)
     alone = []
     for sample in data.samples:
         one = Pictures()
         one.samples = [sample]
-        alone.append(evaluate(model, one, {}))
+        alone.append(evaluate(model, one, DECODING))
     assert scores["partition"]["covering"] == pytest.approx(np.mean([s["partition"]["covering"] for s in alone]))
     assert scores["semantic"]["miou"] != pytest.approx(np.mean([s["semantic"]["miou"] for s in alone]))
     pixels = [(sample["semantic"] != 255).sum() for sample in data.samples]
@@ -476,6 +522,69 @@ def test_evaluate_takes_means_and_sums_of_the_right_things():
 
 def test_mean_scores_leave_nan_out():
     assert mean_scores([{"a": 1.0, "b": 2.0}, {"a": float("nan"), "b": 4.0}]) == {"a": 1.0, "b": 3.0}
+
+
+# --- intervals over runs -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+@pytest.mark.parametrize("count", [3, 5, 20])
+def test_bootstrap_interval_against_scipy(count, level):
+    """Other resamples, so equal up to the noise of 10,000 draws: about 0.03 standard errors at the ends of 95%."""
+    values = np.random.default_rng(count).gamma(2.0, size=count)
+    generator = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"
+    scipys = stats.bootstrap(
+        (values,), np.mean, confidence_level=level, n_resamples=50_000, method="percentile", batch=5000,
+        **{generator: np.random.default_rng(7)},
+    ).confidence_interval  # fmt: skip
+    error = values.std() / math.sqrt(count)
+    np.testing.assert_allclose(bootstrap_interval(values, level), scipys, atol=0.2 * error)
+
+
+def test_bootstrap_interval_by_hand():
+    """Of 0 and 1, the resampled mean is 0, 1/2 or 1 with probabilities 1/4, 1/2, 1/4."""
+    assert bootstrap_interval([0, 1]) == (0.0, 1.0)
+    assert bootstrap_interval([0, 1], level=0.6) == (0.0, 1.0)
+    assert bootstrap_interval([0, 1], level=0.4) == (0.5, 0.5)
+    assert bootstrap_interval([3.0, 3.0, 3.0]) == (3.0, 3.0)
+
+
+def test_bootstrap_interval_repeats_itself_and_leaves_the_generators_alone():
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()
+    values = [0.61, 0.7, 0.58, 0.66, 0.69]
+    assert bootstrap_interval(values) == bootstrap_interval(np.array(values))
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_t_interval_against_scipy(count, level):
+    values = np.random.default_rng(count).gamma(2.0, size=count)
+    test = stats.ttest_1samp(values, 0.0).confidence_interval(level)
+    np.testing.assert_allclose(t_interval(values, level), (test.low, test.high), rtol=1e-12)
+    t = stats.t.interval(level, count - 1, loc=values.mean(), scale=stats.sem(values))
+    np.testing.assert_allclose(t_interval(values.tolist(), level), t, rtol=1e-12)
+
+
+def test_t_interval_by_hand():
+    """Of 1, 2, 3: mean 2, s = 1, and the 97.5% quantile of t with 2 degrees of freedom is 4.3027."""
+    np.testing.assert_allclose(t_interval([1, 2, 3]), 2 + np.array([-1, 1]) * 4.302653 / math.sqrt(3), atol=1e-6)
+
+
+def test_bootstrap_of_few_values_is_the_narrower_one():
+    """As its docstring says: with five values it promises too much."""
+    for seed in range(20):
+        values = np.random.default_rng(seed).normal(size=5)
+        (low, high), (lower, upper) = bootstrap_interval(values), t_interval(values)
+        assert lower < low < values.mean() < high < upper
+
+
+@pytest.mark.parametrize("interval", [bootstrap_interval, t_interval])
+@pytest.mark.parametrize("values", [[], [1.0], 1.0, [[1.0, 2.0]], [1.0, math.nan], [1.0, math.inf]])
+def test_interval_of_what_is_no_sample(interval, values):
+    with pytest.raises(ValueError, match="(?s)values is .*; expected at least two finite numbers in a row"):
+        interval(values)
 
 
 # --- the gain over single-task baselines -------------------------------------------------------

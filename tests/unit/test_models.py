@@ -1,4 +1,4 @@
-"""Encoder, decoders, the fused model and the two separate networks."""
+"""Encoder, decoder, what stands between the tasks, the fused model and the two separate networks."""
 
 import sys
 
@@ -7,11 +7,22 @@ import pytest
 import torch
 from scipy.signal import correlate2d
 from torch import nn
+from torch.nn import functional as F
 
 from examples import tiny_model
-from fusion_lib.models import ConvBlock, ConvEncoder, Decoder, FusionModel, TwoNetworks, count_parameters
+from fusion_lib.models import (
+    AttentionMasks,
+    ConvBlock,
+    ConvEncoder,
+    CrossTaskGates,
+    Decoder,
+    FusionModel,
+    TwoNetworks,
+    count_parameters,
+)
 
 BOTH = {"semantic": 5, "region": 3}
+SHARING = ("hard", "attention", "gates")
 
 
 def gradient_norm(module: nn.Module) -> float:
@@ -21,9 +32,10 @@ def gradient_norm(module: nn.Module) -> float:
 # --- shapes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sharing", SHARING)
 @pytest.mark.parametrize("size", [(16, 16), (64, 64), (17, 31), (48, 20), (33, 64)])
-def test_logits_have_the_size_of_the_picture(size):
-    model = tiny_model(outputs=BOTH).eval()
+def test_logits_have_the_size_of_the_picture(size, sharing):
+    model = FusionModel(BOTH, width=4, sharing=sharing).eval()
     outputs = model(torch.rand(2, 3, *size))
     assert {task: tuple(logits.shape) for task, logits in outputs.items()} == {
         "semantic": (2, 5, *size), "region": (2, 3, *size)}  # fmt: skip
@@ -34,16 +46,25 @@ def test_encoder_halves_and_widens():
     assert [tuple(f.shape[1:]) for f in features] == [(4, 32, 48), (8, 16, 24), (16, 8, 12), (32, 4, 6), (32, 2, 3)]
 
 
-def test_decoder_gives_logits_at_the_finest_size():
-    features = [torch.rand(2, 4, 20, 12), torch.rand(2, 8, 10, 6), torch.rand(2, 8, 5, 3)]
-    assert Decoder([4, 8, 8], outputs=7, width=4)(features).shape == (2, 7, 20, 12)
+def test_decoder_gives_features_at_the_finest_size():
+    features = [torch.rand(2, 5, 20, 12), torch.rand(2, 8, 10, 6), torch.rand(2, 8, 5, 3)]
+    assert Decoder([5, 8, 8], width=4)(features).shape == (2, 4, 20, 12)
 
 
-def test_every_feature_map_reaches_the_logits():
-    decoder = Decoder([4, 8, 8], outputs=2, width=4).eval()
+def test_every_feature_map_reaches_the_decoders_result():
+    decoder = Decoder([4, 8, 8], width=4).eval()
     features = [torch.rand(1, c, s, s, requires_grad=True) for c, s in ((4, 16), (8, 8), (8, 4))]
     decoder(features).square().sum().backward()
     assert all(feature.grad.abs().sum() > 0 for feature in features)
+
+
+def test_shared_features_are_those_of_the_finest_stage():
+    model = tiny_model(outputs=BOTH).eval()
+    images = torch.rand(2, 3, 20, 24)
+    shared = model.features(images)
+    assert shared.shape == (2, 4, 20, 24)
+    for task, logits in model(images).items():
+        torch.testing.assert_close(logits, model.heads[task](shared))
 
 
 # --- oracles -----------------------------------------------------------------------------------
@@ -65,6 +86,18 @@ def test_conv_block_against_scipy(stride):
         scaled = (plain - norm.running_mean[channel].item()) / np.sqrt(norm.running_var[channel].item() + norm.eps)
         expected = np.maximum(scaled * norm.weight[channel].item() + norm.bias[channel].item(), 0)
         np.testing.assert_allclose(block(image)[0, channel].detach(), expected, atol=1e-5)
+
+
+def test_decoder_by_its_equations():
+    """x_2 = B_2(L_2 f_2), x_1 = B_1(L_1 f_1 + up x_2), y = L_0 f_0 + up x_1, x_0 = B_0(y + R(y)): R on the finest alone."""
+    decoder = Decoder([4, 6, 8], width=3).eval()
+    f = [torch.rand(1, 4, 11, 8), torch.rand(1, 6, 6, 4), torch.rand(1, 8, 3, 2)]
+    lateral, blocks = decoder.lateral, decoder.blocks
+    x = blocks[2](lateral[2](f[2]))
+    x = blocks[1](lateral[1](f[1]) + F.interpolate(x, (6, 4), mode="bilinear"))
+    y = lateral[0](f[0]) + F.interpolate(x, (11, 8), mode="bilinear")
+    torch.testing.assert_close(decoder(f), blocks[0](y + decoder.refine(y)))
+    assert [block[0].out_channels for block in blocks] == [3, 3, 6] and decoder.refine[0].out_channels == 3
 
 
 def test_images_are_normalised_inside():
@@ -95,15 +128,120 @@ def test_count_of_the_encoder_by_hand():
     assert count_parameters(ConvEncoder(4)) == count
 
 
+# --- between the shared features and the classifiers -------------------------------------------
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def pointwise(conv: nn.Conv2d, x: np.ndarray) -> np.ndarray:
+    """A 1 x 1 convolution, pixel by pixel: (C, H, W) -> (C', H, W)."""
+    weight, bias = conv.weight.detach().numpy()[:, :, 0, 0], conv.bias.detach().numpy()
+    result = np.empty((len(weight), *x.shape[1:]))
+    for place in np.ndindex(x.shape[1:]):
+        pixel = (slice(None), *place)
+        result[pixel] = weight @ x[pixel] + bias
+    return result
+
+
+def set_bias(convs: nn.ModuleDict, value: float) -> None:
+    for conv in convs.values():
+        nn.init.constant_(conv.bias, value)
+
+
+def test_attention_masks_by_their_equation():
+    """F_t = sigmoid(W_t F + b_t) F, for each pixel and channel."""
+    masks = AttentionMasks(["semantic", "region"], 3)
+    shared = torch.randn(1, 3, 4, 5)
+    features, opened = masks(shared), masks.open(shared)
+    assert set(features) == set(opened) == {"semantic", "region"}
+    for task in features:
+        expected = sigmoid(pointwise(masks.masks[task], shared[0].numpy()))
+        np.testing.assert_allclose(opened[task][0].detach(), expected, atol=1e-6)
+        np.testing.assert_allclose(features[task][0].detach(), expected * shared[0].numpy(), atol=1e-6)
+    assert not torch.equal(features["semantic"], features["region"])
+
+
+def test_masks_open_and_closed():
+    masks, shared = AttentionMasks(["semantic", "region"], 3), torch.randn(2, 3, 4, 4)
+    set_bias(masks.masks, 60.0)
+    torch.testing.assert_close(masks(shared)["region"], shared)
+    set_bias(masks.masks, -60.0)
+    assert masks(shared)["region"].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("tasks", [["semantic", "region"], ["semantic", "region", "depth"]])
+def test_cross_task_gates_by_their_equation(tasks):
+    """G_t = F_t + sum over the other tasks o of sigmoid(W_to [F_t, F_o] + b_to) F_o, with F_t = ConvBlock_t(F)."""
+    gates = CrossTaskGates(tasks, 3).eval()
+    shared = torch.randn(1, 3, 4, 5)
+    own = {task: gates.own[task](shared) for task in tasks}
+    features, opened = gates(shared), gates.open(own)
+    assert set(opened) == {f"{other} to {task}" for task in tasks for other in tasks if other != task}
+    for task in tasks:
+        mine = own[task][0].detach().numpy()
+        expected = mine.copy()
+        for other in set(tasks) - {task}:
+            theirs, name = own[other][0].detach().numpy(), f"{other} to {task}"
+            gate = sigmoid(pointwise(gates.gates[name], np.concatenate([mine, theirs])))
+            np.testing.assert_allclose(opened[name][0].detach(), gate, atol=1e-6)
+            expected += gate * theirs
+        np.testing.assert_allclose(features[task][0].detach(), expected, atol=1e-6)
+
+
+def test_gates_open_and_closed():
+    """Closed, each task keeps its own features; open, it adds all of the other's."""
+    gates, shared = CrossTaskGates(["semantic", "region"], 3).eval(), torch.randn(2, 3, 4, 4)
+    own = {task: gates.own[task](shared) for task in gates.own}
+    set_bias(gates.gates, -60.0)
+    torch.testing.assert_close(gates(shared), own)
+    set_bias(gates.gates, 60.0)
+    torch.testing.assert_close(gates(shared)["semantic"], own["semantic"] + own["region"])
+
+
+def test_gates_between_three_tasks_lead_from_every_task_to_every_other():
+    """Only the gate from depth to region is open: region alone receives, and from depth alone."""
+    gates, shared = CrossTaskGates(["semantic", "region", "depth"], 3).eval(), torch.randn(1, 3, 4, 4)
+    own = {task: gates.own[task](shared) for task in gates.own}
+    set_bias(gates.gates, -60.0)
+    nn.init.constant_(gates.gates["depth to region"].bias, 60.0)
+    expected = {**own, "region": own["region"] + own["depth"]}
+    torch.testing.assert_close(gates(shared), expected)
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_one_task_alone_needs_no_other(sharing):
+    model = FusionModel({"semantic": 4}, width=4, sharing=sharing)
+    assert model(torch.rand(2, 3, 16, 16))["semantic"].shape == (2, 4, 16, 16)
+
+
 # --- what is shared and what is not ------------------------------------------------------------
 
 
-def test_fused_model_shares_the_encoder_and_nothing_else():
-    for task, other in (("semantic", "region"), ("region", "semantic")):
-        model = tiny_model(outputs=BOTH)
-        model(torch.rand(2, 3, 16, 16))[task].square().mean().backward()
-        assert gradient_norm(model.encoder) > 0
-        assert gradient_norm(model.decoders[task]) > 0 and gradient_norm(model.decoders[other]) == 0
+@pytest.mark.parametrize("sharing", SHARING)
+@pytest.mark.parametrize("task, other", [("semantic", "region"), ("region", "semantic")])
+def test_fused_model_shares_encoder_and_decoder_but_no_classifier(task, other, sharing):
+    model = FusionModel(BOTH, width=4, sharing=sharing)
+    model(torch.rand(2, 3, 16, 16))[task].square().mean().backward()
+    assert gradient_norm(model.encoder) > 0 and gradient_norm(model.decoder) > 0
+    assert gradient_norm(model.heads[task]) > 0 and gradient_norm(model.heads[other]) == 0
+    if sharing == "attention":
+        assert gradient_norm(model.sharing.masks[task]) > 0 and gradient_norm(model.sharing.masks[other]) == 0
+    if sharing == "gates":  # the gate into this task lets it train the other's features too
+        assert gradient_norm(model.sharing.gates[f"{other} to {task}"]) > 0
+        assert gradient_norm(model.sharing.gates[f"{task} to {other}"]) == 0
+        assert gradient_norm(model.sharing.own[task]) > 0 and gradient_norm(model.sharing.own[other]) > 0
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_shared_parameters_are_those_of_encoder_and_decoder_that_train(sharing):
+    model = FusionModel(BOTH, width=4, sharing=sharing)
+    names = {id(p): name for name, p in model.named_parameters()}
+    shared = {names[id(p)] for p in model.shared_parameters()}
+    assert shared == {name for name in names.values() if name.startswith(("encoder.", "decoder."))}
+    model.encoder.requires_grad_(False)
+    assert {names[id(p)].split(".")[0] for p in model.shared_parameters()} == {"decoder"}
 
 
 def test_two_networks_share_nothing():
@@ -115,17 +253,25 @@ def test_two_networks_share_nothing():
     assert len({id(p) for p in model.parameters()}) == len(list(model.parameters()))
 
 
-def test_two_networks_cost_one_encoder_more():
+def test_two_networks_cost_one_encoder_and_decoder_more():
     fused, two = FusionModel(BOTH, width=4), TwoNetworks(BOTH, width=4)
-    assert count_parameters(two) - count_parameters(fused) == count_parameters(fused.encoder)
-    assert count_parameters(fused) < 0.65 * count_parameters(two)
+    twice = count_parameters(fused.encoder) + count_parameters(fused.decoder)
+    assert count_parameters(two) - count_parameters(fused) == twice
+    assert count_parameters(fused) < 0.51 * count_parameters(two)
+
+
+def test_two_networks_take_the_options_of_one():
+    two = TwoNetworks(BOTH, width=4, sharing="attention")
+    assert {network.config["sharing"] for network in two.networks.values()} == {"attention"}
+    assert [network.config["outputs"] for network in two.networks.values()] == [{"semantic": 5}, {"region": 3}]
 
 
 def test_two_networks_with_the_fused_weights_give_the_fused_logits():
     fused, two = tiny_model(outputs=BOTH).eval(), TwoNetworks(BOTH, width=4).eval()
     for task, network in two.networks.items():
         network.encoder.load_state_dict(fused.encoder.state_dict())
-        network.decoders[task].load_state_dict(fused.decoders[task].state_dict())
+        network.decoder.load_state_dict(fused.decoder.state_dict())
+        network.heads[task].load_state_dict(fused.heads[task].state_dict())
     images = torch.rand(1, 3, 20, 24)
     for task, logits in fused(images).items():
         torch.testing.assert_close(two(images)[task], logits)
@@ -143,8 +289,9 @@ def test_pictures_of_a_batch_do_not_see_each_other_in_evaluation():
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_config_rebuilds_the_model():
-    model = tiny_model(outputs=BOTH)
+@pytest.mark.parametrize("sharing", SHARING)
+def test_config_rebuilds_the_model(sharing):
+    model = FusionModel(BOTH, width=4, sharing=sharing)
     again = FusionModel(**model.config)
     again.load_state_dict(model.state_dict())
     images = torch.rand(1, 3, 16, 16)
@@ -154,7 +301,7 @@ def test_config_rebuilds_the_model():
 def test_width_is_that_of_the_finest_stage():
     assert FusionModel(BOTH, width=4).encoder.channels == [4, 8, 16, 32, 32]
     assert FusionModel(BOTH).encoder.channels[0] == 16
-    assert FusionModel(BOTH, width=4).decoders["region"].classify.in_channels == 4
+    assert FusionModel(BOTH, width=4).heads["region"].in_channels == 4
 
 
 def test_config_is_a_copy():
@@ -181,6 +328,11 @@ def test_outputs_refused(outputs):
 def test_encoder_misspelt():
     with pytest.raises(ValueError, match="encoder is 'resnet'; expected 'small' or 'lite0'"):
         FusionModel(BOTH, encoder="resnet")
+
+
+def test_sharing_misspelt():
+    with pytest.raises(ValueError, match="sharing is 'gate'; expected 'hard', 'attention', 'gates'"):
+        FusionModel(BOTH, sharing="gate")
 
 
 def test_small_encoder_has_no_pretrained_weights():
@@ -220,6 +372,7 @@ def test_lite0_shapes():
     assert [f.shape[1] for f in features] == model.encoder.channels
     outputs = model(torch.rand(1, 3, 40, 50))
     assert outputs["semantic"].shape == (1, 5, 40, 50)
+    assert model.features(torch.rand(1, 3, 40, 50)).shape == (1, 4, 20, 25)
 
 
 def test_lite0_pretrained_weights_load_without_a_network():

@@ -23,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from examples import tiny_loaders, tiny_model, tiny_samples
-from fusion_lib import training
+from fusion_lib import training, weighting
 from fusion_lib.losses import FusionLoss
 from fusion_lib.models import FusionModel, TwoNetworks
 from fusion_lib.training import load_checkpoint, predict, save_checkpoint, seed_everything, train, validate
@@ -39,7 +39,8 @@ def run(model=None, loss=None, loaders=None, epochs=3, **options):
 
 
 def without_times(history: list[dict]) -> list[dict]:
-    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in history]
+    """What a run of the same settings must repeat: all but its cost."""
+    return [{name: value for name, value in entry.items() if name not in ("seconds", "memory_mib")} for entry in history]
 
 
 def assert_same_weights(one, other) -> None:
@@ -90,8 +91,9 @@ def test_it_learns_and_tells_its_history():
     _, history = run(epochs=16)
     assert [entry["epoch"] for entry in history] == list(range(16))
     names = {f"{split}_{part}" for split in ("train", "val") for part in ("total", "semantic", "region")}
-    names |= {"epoch", "learning_rate", "seconds", "val_miou_semantic", "val_miou_region", "val_score"}
+    names |= {"epoch", "learning_rate", "seconds", "memory_mib", "val_miou_semantic", "val_miou_region", "val_score"}
     assert all(set(entry) == names for entry in history)
+    assert all(entry["seconds"] > 0 and 20 < entry["memory_mib"] < 100_000 for entry in history)
     assert history[-1]["train_total"] < 0.4 * history[0]["train_total"]
     assert max(entry["val_miou_semantic"] for entry in history) > 0.9
     for entry in history:
@@ -102,8 +104,9 @@ def test_it_learns_and_tells_its_history():
 def test_one_batch_can_be_learned_by_heart():
     """The sanity check of notebook 04: without it, no result of a longer run means anything."""
     loader = DataLoader(tiny_samples(2), 2)
-    _, history = run(loaders=(loader, loader), epochs=60, learning_rate=2e-2)
-    assert history[-1]["train_total"] < 0.15 * history[0]["train_total"]
+    model = FusionModel({"semantic": 3, "region": 3}, width=8)
+    _, history = run(model, loaders=(loader, loader), epochs=40, learning_rate=2e-2)
+    assert history[-1]["train_total"] < 0.02 * history[0]["train_total"]
 
 
 def test_one_task_alone():
@@ -119,7 +122,8 @@ def test_equal_seeds_give_equal_runs_and_others_do_not():
 
 
 def test_initial_weights_are_the_callers():
-    assert run(tiny_model(1), epochs=1)[1] != run(tiny_model(2), epochs=1)[1]
+    one, other = (without_times(run(tiny_model(seed), epochs=1)[1]) for seed in (1, 2))
+    assert one != other
 
 
 def test_best_epoch_stays_in_the_model(monkeypatch, tmp_path):
@@ -190,6 +194,50 @@ def test_learning_rate_is_one_cycle_over_the_whole_run():
         handle.remove()
 
 
+def test_one_step_by_hand():
+    """AdamW's first step: p (1 - eta lambda) - eta g / (|g| + eps), with decay apart from the gradient."""
+    seen = {}
+
+    def look(optimizer, args, kwargs):
+        (group,) = optimizer.param_groups
+        seen.update(lr=group["lr"], before=[(p.detach().clone(), p.grad.clone()) for p in group["params"]])
+
+    loader = DataLoader(tiny_samples(2), 2)
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        model, _ = run(loaders=(loader, loader), epochs=1, learning_rate=0.1, weight_decay=0.5, gradient_clip=1e9)
+    finally:
+        handle.remove()
+    lr = seen["lr"]
+    assert len(seen["before"]) == len(list(model.parameters()))
+    for after, (before, gradient) in zip(model.parameters(), seen["before"]):
+        expected = before * (1 - 0.5 * lr) - lr * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is that of the whole process")
+def test_peak_memory_is_that_of_the_run_and_not_of_what_was_before():
+    block = np.ones(40_000_000)  # 305 MiB
+    with_block = training._peak_memory(CPU)
+    del block
+    training._forget_peak_memory(CPU)
+    before = training._peak_memory(CPU)
+    if before > with_block - 250:
+        pytest.skip("this system does not let a process forget its peak")
+    block = np.ones(20_000_000)
+    assert 100 < training._peak_memory(CPU) - before < 250
+    del block
+    assert training._peak_memory(CPU) - before > 100  # the highest, not the present one
+
+
+def test_a_system_that_cannot_forget_the_peak_is_no_hindrance(monkeypatch):
+    def refuse(self, *args):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert run(epochs=1)[1][0]["memory_mib"] > 20
+
+
 def test_gradients_of_one_step_do_not_leak_into_the_next():
     """With learning rate 0 the weights stay, so the same batch gives the same gradient at every step."""
     norms = []
@@ -239,6 +287,78 @@ def test_a_run_on_a_gpu(tmp_path):
     again, more = run(tiny_model(1), epochs=16, device=torch.device("cuda"), folder=tmp_path)
     assert more == history
     assert_same_weights(model.cpu(), again.cpu())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: mixed precision is not checked")
+@pytest.mark.parametrize("name", ["FAMO", "DWA", "uncertainty", "observed sum", "UPGrad", "Aligned-MTL"])
+def test_a_weighting_on_a_gpu(name):
+    _, history = run(epochs=8, device=torch.device("cuda"), weighting=weighting.choose(name))
+    assert history[-1]["val_score"] > history[0]["val_score"]
+
+
+# --- another weighting than the plain sum ------------------------------------------------------
+
+
+def test_folder_together_with_a_weighting_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="folder and weighting are both given; .* cannot be resumed, leave one out"):
+        run(weighting=weighting.choose("PCGrad"), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Recorder(weighting.PlainSum):
+    """Writes down what `train` asks of it."""
+
+    def __init__(self, model):
+        self.model, self.calls, self.extra = model, [], torch.zeros(2, requires_grad=True)
+
+    def learned(self, device):
+        self.calls.append(f"learned on {device}")
+        return [self.extra]
+
+    def backward(self, parts, model, scale):
+        assert model is self.model and set(parts) == {"total", "semantic", "region"}
+        assert all(p.grad is None for p in [*model.parameters(), self.extra])
+        self.calls.append("backward")
+        self.weights = [p.detach().clone() for p in model.parameters()]
+        self.before = {name: part.item() for name, part in parts.items()}
+        scale(parts["total"] + self.extra.sum()).backward()
+
+    def after_step(self, parts):
+        self.calls.append("after_step")
+        assert any(not torch.equal(p, before) for p, before in zip(self.model.parameters(), self.weights))
+        again = parts()  # the same batch, seen by the weights after the step
+        assert again.keys() == self.before.keys() and again["total"].item() != self.before["total"]
+
+    def end_epoch(self):
+        self.calls.append("end_epoch")
+        return {"calls": len(self.calls)}
+
+
+def test_train_calls_the_weighting_at_every_step_and_epoch():
+    model = tiny_model()
+    recorder = Recorder(model)
+    _, history = run(model, epochs=2, weighting=recorder)
+    epoch = ["backward", "after_step"] * 3 + ["end_epoch"]
+    assert recorder.calls == ["learned on cpu", *epoch, *epoch]
+    assert [entry["calls"] for entry in history] == [8, 15]
+    assert (recorder.extra < 0).all()  # its gradient is 1: the optimizer steps it too
+
+
+def test_what_a_weighting_learns_has_no_weight_decay():
+    groups = []
+    handle = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: groups.append([(g["weight_decay"], g["lr"], len(g["params"])) for g in optimizer.param_groups])
+    )
+    model = tiny_model()
+    try:
+        run(model, epochs=1, weight_decay=0.05, weighting=weighting.choose("uncertainty"))
+        run(model, epochs=1, weight_decay=0.05)
+    finally:
+        handle.remove()
+    (decayed, plain), count = groups[0], len(list(model.parameters()))
+    assert decayed[0] == 0.05 and decayed[2] == count
+    assert plain[0] == 0 and plain[2] == 1 and plain[1] == decayed[1]
+    assert groups[3] == [decayed]  # the plain sum learns nothing
 
 
 # --- validate and predict ----------------------------------------------------------------------

@@ -1,0 +1,245 @@
+"""The settings put to work, on made-up pictures: loaders with fewer labels, runs, and the choice of a decoding."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from examples import RECIPE, Blobs, Reads
+from fusion_lib import metrics, recipes, training
+from fusion_lib.models import FusionModel, TwoNetworks
+from fusion_lib.recipes import TASKS, fit, loaders, tune_decoding
+from fusion_lib.regions import decode_regions, fuse, vote
+from fusion_lib.targets import region_target
+
+BOTH, SEMANTIC, REGION = TASKS, {"semantic": 8}, {"region": 3}
+
+
+def draws(recipe, outputs, seed=0, torch_seed=0) -> list[int]:
+    """The pictures of one epoch, in order."""
+    loader, _ = loaders(recipe, outputs, seed)
+    training.seed_everything(torch_seed)
+    return list(loader.sampler)
+
+
+def labelled(recipe, outputs=BOTH, seed=0) -> set[int]:
+    """The training pictures that keep semantic labels."""
+    data = loaders(recipe, outputs, seed)[0].dataset
+    return {index for index in range(len(data)) if (data[index]["semantic"] != 255).any()}
+
+
+# --- loaders -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outputs", [BOTH, SEMANTIC, REGION])
+def test_with_all_labels_an_epoch_is_every_picture_once(outputs):
+    one, other = draws(RECIPE, outputs), draws(RECIPE, outputs, torch_seed=1)
+    assert sorted(one) == sorted(other) == list(range(40)) and one != other
+    assert labelled(RECIPE, outputs) == set(range(40))
+
+
+def test_batches_hold_what_training_needs():
+    train, val = loaders(replace(RECIPE, size=(16, 20), smallest_crop=0.5, light=0.2), BOTH)
+    for loader, count in ((train, 4), (val, 6)):
+        batch = next(iter(loader))
+        assert batch["image"].shape == (count, 3, 16, 20) and batch["image"].dtype == torch.float32
+        assert batch["semantic"].shape == batch["region_target"].shape == (count, 16, 20)
+        for region, target in zip(batch["region"].numpy(), batch["region_target"].numpy()):
+            np.testing.assert_array_equal(target, region_target(region, 2.0))  # after the augmentation
+
+
+@pytest.mark.parametrize("share, count", [(0.1, 4), (0.26, 10), (0.99, 40), (0.001, 1)])
+def test_share_of_the_pictures_keeps_its_semantic_labels(share, count):
+    recipe = replace(RECIPE, labels=share)
+    for outputs in (BOTH, SEMANTIC):
+        assert len(labelled(recipe, outputs)) == count
+    assert labelled(recipe, SEMANTIC) == labelled(recipe, BOTH)  # both models of a pair see the same labels
+
+
+def test_labels_are_drawn_by_the_seed_and_a_larger_share_keeps_those_of_a_smaller():
+    tenth, quarter = replace(RECIPE, labels=0.1), replace(RECIPE, labels=0.25)
+    assert labelled(tenth, seed=3) == labelled(tenth, seed=3) < labelled(quarter, seed=3)
+    assert len({frozenset(labelled(tenth, seed=seed)) for seed in range(5)}) == 5
+    torch.manual_seed(123)
+    assert labelled(tenth, seed=3) == labelled(tenth, seed=3)  # whatever the other generators do
+
+
+def test_pictures_without_labels_are_void_and_keep_their_regions():
+    recipe = replace(RECIPE, labels=0.1)
+    few, every = loaders(recipe, BOTH)[0].dataset, loaders(RECIPE, BOTH)[0].dataset
+    kept = labelled(recipe)
+    for index in range(40):
+        samples = []
+        for data in (few, every):
+            training.seed_everything(index)  # the same flip
+            samples.append(data[index])
+        for name in ("image", "region", "region_target"):
+            assert torch.equal(samples[0][name], samples[1][name])
+        expected = samples[1]["semantic"] if index in kept else torch.full((24, 24), 255)
+        assert torch.equal(samples[0]["semantic"], expected)
+
+
+def test_semantic_model_draws_labelled_pictures_only():
+    recipe = replace(RECIPE, labels=0.25)
+    one = draws(recipe, SEMANTIC)
+    assert len(one) == 40 and set(one) <= labelled(recipe)  # as many as with all labels
+    batches = [batch["semantic"] for batch in loaders(recipe, SEMANTIC)[0]]
+    assert len(batches) == 10 and all((labels != 255).any(-1).any(-1).all() for labels in batches)
+
+
+def test_fused_model_draws_half_from_the_labelled_and_half_from_all():
+    """With a tenth of the labels, a draw is a labelled one with probability 1/2 + 1/2 * 1/10."""
+    recipe = replace(RECIPE, labels=0.1)
+    kept = labelled(recipe)
+    drawn = [index for torch_seed in range(100) for index in draws(recipe, BOTH, torch_seed=torch_seed)]
+    assert len(drawn) == 4000 and set(drawn) == set(range(40))
+    counts = np.bincount(drawn, minlength=40) / 4000
+    inside = np.array(sorted(kept))
+    assert counts[inside].sum() == pytest.approx(0.55, abs=0.04)  # five standard deviations
+    np.testing.assert_allclose(counts[inside], 0.55 / 4, atol=0.03)
+    np.testing.assert_allclose(np.delete(counts, inside), 0.45 / 36, atol=0.009)
+
+
+def test_region_model_needs_no_semantic_labels():
+    recipe = replace(RECIPE, labels=0.1)
+    assert sorted(draws(recipe, REGION)) == list(range(40))
+
+
+def test_draws_are_the_same_for_the_same_seeds():
+    recipe = replace(RECIPE, labels=0.25)
+    for outputs in (BOTH, SEMANTIC):
+        assert draws(recipe, outputs, 2, 5) == draws(recipe, outputs, 2, 5) != draws(recipe, outputs, 2, 6)
+
+
+def test_validation_keeps_every_label():
+    _, val = loaders(replace(RECIPE, labels=0.1), BOTH)
+    (batch,) = val
+    assert len(batch["image"]) == 6 and (batch["semantic"] != 255).any(-1).any(-1).all()
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])
+def test_share_of_labels_out_of_range(share):
+    with pytest.raises(ValueError, match=r"labels is .*; expected a share of the pictures in \(0, 1\]"):
+        loaders(replace(RECIPE, labels=share), BOTH)
+
+
+# --- runs --------------------------------------------------------------------------------------
+
+
+def test_fit_builds_what_is_asked_for(tmp_path):
+    small = replace(RECIPE, model={"width": 4, "sharing": "attention"})
+    model, history = fit(small, BOTH, folder=tmp_path / "one")
+    assert isinstance(model, FusionModel) and model.config["sharing"] == "attention" and len(history) == 1
+    assert (tmp_path / "one" / "state.pt").exists()
+    model, _ = fit(small, BOTH, two=True)
+    assert isinstance(model, TwoNetworks) and set(model.networks) == {"semantic", "region"}
+    assert model.networks["region"].config["sharing"] == "attention"
+
+
+def test_fit_repeats_itself_and_differs_with_the_seed():
+    recipe = replace(RECIPE, labels=0.5)
+    first, again, other = (fit(recipe, BOTH, seed)[0].state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_fit_uses_the_recipes_weighting(tmp_path):
+    _, history = fit(replace(RECIPE, weighting="observed sum"), BOTH, folder=tmp_path / "run")
+    assert {"cosine", "norm_semantic", "norm_region"} < set(history[0])
+    assert not (tmp_path / "run").exists()  # such a run cannot be resumed
+    with pytest.raises(ValueError, match="weighting is 'some'"):
+        fit(replace(RECIPE, weighting="some"), BOTH)
+
+
+def test_fit_uses_alpha_and_beta():
+    _, (entry,) = fit(replace(RECIPE, alpha=0.25, beta=3.0), BOTH)
+    assert entry["train_total"] == pytest.approx(0.25 * entry["train_semantic"] + 3 * entry["train_region"], rel=1e-5)
+
+
+# --- the decoding ------------------------------------------------------------------------------
+
+
+def test_decoding_of_a_region_model_has_what_decode_regions_takes():
+    decoding = tune_decoding(Reads("region"), RECIPE)
+    assert list(decoding) == ["smoothing", "threshold"]
+    decode_regions(np.full((3, 8, 8), 1 / 3), **decoding)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_decoding_of_a_model_of_both_tasks_has_what_fuse_takes(joint):
+    decoding = tune_decoding(Reads("semantic", "region"), RECIPE, joint=joint)
+    assert list(decoding) == ["smoothing", "threshold", "edge_weight", "vote_weight"]
+    assert all(type(value) is float for value in decoding.values())  # for the checkpoint's JSON
+    fuse({"semantic": np.zeros((8, 5, 5)), "region": np.zeros((3, 5, 5))}, **decoding)
+    if not joint:
+        assert decoding["edge_weight"] == 0 and decoding["vote_weight"] == 1
+
+
+def test_without_class_edges_both_kinds_of_model_get_the_same_decoding():
+    """What makes a comparison of single-task and fused models fair."""
+    both = tune_decoding(Reads("semantic", "region"), RECIPE, joint=False)
+    alone = tune_decoding(Reads("region"), RECIPE)
+    assert {name: both[name] for name in alone} == alone
+
+
+@pytest.mark.parametrize("noise", [1.0, 2.0])
+def test_decoding_is_the_best_of_its_grid(noise):
+    """Regions by mean covering over all settings; then, with these regions, the vote's weight by mIoU."""
+    model, val = Reads("semantic", "region", noise=noise), Blobs("val")
+    samples = [val[index] for index in range(len(val))]
+    predicted = [{t: v for t, v in training.predict(model, s["image"]).items()} for s in samples]
+
+    def coverings(smoothing, threshold, edge_weight):
+        for sample, p in zip(samples, predicted):
+            region = decode_regions(np.exp(p["region"]), smoothing, threshold, np.exp(p["semantic"]), edge_weight)
+            yield metrics.covering(sample["region"], region)
+
+    def miou(vote_weight, setting):
+        confusion = 0
+        for sample, p in zip(samples, predicted):
+            region = decode_regions(np.exp(p["region"]), *setting[:2], np.exp(p["semantic"]), setting[2])
+            voted = vote(p["semantic"], region, vote_weight)
+            confusion = confusion + metrics.confusion_matrix(sample["semantic"], voted, 8)
+        return metrics.semantic_scores(confusion)["miou"]
+
+    grid = itertools.product((0.5, 1.0, 2.0), (0.5, 0.6, 0.7, 0.8, 0.9), (0.0, 0.5, 1.0))
+    table = {setting: np.mean(list(coverings(*setting))) for setting in grid}
+    assert len(set(table.values())) > 5  # there is something to choose
+    decoding = tune_decoding(model, RECIPE)
+    chosen = decoding["smoothing"], decoding["threshold"], decoding["edge_weight"]
+    assert table[chosen] == max(table.values())
+    mious = {weight: miou(weight, chosen) for weight in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
+    assert mious[decoding["vote_weight"]] == max(mious.values()) > min(mious.values())
+
+
+def test_decoding_looks_at_validation_pictures_only_and_at_as_many_as_told():
+    read = []
+
+    class Watched(Blobs):
+        def read(self, index):
+            read.append((self.split, index))
+            return super().read(index)
+
+    tune_decoding(Reads("region"), replace(RECIPE, dataset=Watched), pictures=3)
+    assert read == [("val", 0), ("val", 1), ("val", 2)]
+
+
+def test_scores_are_those_of_the_split():
+    model, decoding = Reads("semantic", "region"), {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4}
+    for split in ("val", "test"):
+        expected = metrics.evaluate(model, Blobs(split), decoding, panoptic=False)
+        np.testing.assert_equal(recipes.scores(model, RECIPE, decoding, split), expected)
+    np.testing.assert_equal(recipes.scores(model, RECIPE, decoding), expected)  # the test pictures
+
+
+def test_fused_maps_are_argmax_regions_and_one_class_a_region():
+    model, image = Reads("semantic", "region"), Blobs("val")[2]["image"]
+    decoding = {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.2}
+    argmax, region, voted = recipes.fused_maps(model, image, decoding)
+    outputs = training.predict(model, image)
+    np.testing.assert_array_equal(argmax, outputs["semantic"].argmax(0))
+    np.testing.assert_array_equal(region, fuse(outputs, **decoding)[1])
+    np.testing.assert_array_equal(voted, vote(outputs["semantic"], region))
+    assert all(len(np.unique(voted[region == number])) == 1 for number in range(region.max() + 1))
