@@ -1,21 +1,22 @@
 """The advanced region head: which pixels belong together, learned for pairs of pixels; regions by mutex watershed.
 
-A region id is arbitrary, but whether two pixels share one is not. The affinity of pixel x in channel k says whether x
-and x + o_k, a fixed offset away, lie in one region. Near offsets find borders; far ones see past a gap in a border,
-and so keep apart what a leak would join.
+A region id is arbitrary, but whether two pixels share one is not. Pairs that lie near each other find the borders;
+pairs that lie far apart see past a gap in a border, and so keep apart what a leak would join.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from fusion_lib.scenes import REGION_VOID, connected_regions
 from fusion_lib.targets import TARGET_VOID, _checked_region_map
 
+# (pixels down, pixels to the right), for pictures of 64 x 64: a third of what suits 240 x 320 (9 and 27 for 3 and 9).
+# The first two are the 4-neighbours, at any size. 3 pixels reach across the blur of a border, 9 past a gap in it; three
+# of four things are wider than that, so that such a pair seldom spans a whole thing.
 OFFSETS = ((1, 0), (0, 1), (3, 0), (0, 3), (3, 3), (3, -3), (9, 0), (0, 9))
 
 
@@ -26,7 +27,7 @@ def affinity_target(region: np.ndarray, offsets=OFFSETS) -> np.ndarray:
 
     Args:
         region: (H, W) integer region map, void -1.
-        offsets: K pairs (pixels down, pixels to the right).
+        offsets: K pairs (pixels down, pixels to the right), o_k.
 
     Returns:
         (K, H, W) int64.
@@ -37,8 +38,7 @@ def affinity_target(region: np.ndarray, offsets=OFFSETS) -> np.ndarray:
     region = _checked_region_map(region)
     target = np.full((len(offsets), *region.shape), TARGET_VOID, np.int64)
     for channel, offset in zip(target, offsets):
-        here = tuple(slice(max(-o, 0), max(size - o, 0)) for o, size in zip(offset, region.shape))
-        there = tuple(slice(max(o, 0), max(size + o, 0)) for o, size in zip(offset, region.shape))
+        here, there = _pairs(region.shape, offset)
         valid = (region[here] != REGION_VOID) & (region[there] != REGION_VOID)
         channel[here] = np.where(valid, region[here] == region[there], TARGET_VOID)
     return target
@@ -58,8 +58,8 @@ class AffinityTarget:
 def affinity_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean binary cross entropy over the entries that are not void.
 
-    -(1/|V|) sum_{(k, i) in V} a log p + (1 - a) log(1 - p), with p the sigmoid of the logit and a the affinity of
-    pixel i in channel k. If V is empty the loss is 0 and its gradient is 0.
+    -(1/|V|) sum_{(k, x) in V} a log p + (1 - a) log(1 - p), with p the sigmoid of the logit and a the affinity of
+    pixel x in channel k. If V is empty the loss is 0 and its gradient is 0.
 
     Shape:
         logits: (N, K, H, W) float.
@@ -80,42 +80,86 @@ def affinity_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return losses / valid.sum().clamp(min=1)
 
 
-def decode_affinities(probabilities: np.ndarray, bias: float = 0.0, smoothing: float = 0.0, offsets=OFFSETS) -> np.ndarray:
-    """Turn affinities into a region map by mutex watershed (Wolf et al. 2018, algorithm 1), with `mwatershed`.
+def decode_affinities(
+    probabilities: np.ndarray,
+    bias: float = 0.0,
+    smallest: int = 16,
+    semantic: np.ndarray | None = None,
+    edge_weight: float = 0.0,
+    offsets=OFFSETS,
+) -> np.ndarray:
+    """Turn affinities into a region map by mutex watershed (Wolf et al. 2018, algorithm 1), from the package mwatershed.
 
-    Offsets of length 1 attract with weight p, all others repel with weight 1 - p - bias, where that is positive. Pairs
-    are visited by falling weight: an attractive one joins the regions of its two pixels unless they are already kept
-    apart; a repulsive one keeps them apart from now on unless they are already joined.
+    4-neighbours attract with weight p, other pairs repel with weight 1 - p - bias, where that is positive. Pairs are
+    visited by falling weight. One that attracts joins the regions of its two pixels, unless they must stay apart; one
+    that repels decides that they must, unless they are joined. At last regions of few pixels, mostly slivers along
+    borders, give way to their neighbours: the others grow by watershed over 1 - p of the 4-neighbours.
+
+    Pixels of two classes are of two regions. With the semantic probabilities q, p_k(x) is first multiplied by
+    (sum_c q_x[c] q_{x + o_k}[c])^w.
 
     Args:
         probabilities: (K, H, W) float, sigmoid of the logits. Entries that reach out of the picture are not used.
         bias: above 0 gives fewer regions, below 0 more.
-        smoothing: standard deviation in pixels of a Gaussian on the probabilities; 0 for none.
+        smallest: pixels that a region has at least, where there is a region of that size; 1 keeps all.
+        semantic: (C, H, W) float, softmax of the semantic logits; None leaves them out.
+        edge_weight: w, how much the classes count.
         offsets: the K pairs of the target, see `affinity_target`.
 
     Returns:
         (H, W) int64, ids 0..R-1 of 4-connected regions, no void.
 
     Raises:
-        ValueError: probabilities has another shape, or holds what is no probability.
+        ValueError: probabilities has another shape or holds what is no probability, or semantic has another size.
         ModuleNotFoundError: mwatershed is not installed.
     """
-    try:
-        import mwatershed
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("decode_affinities needs mwatershed; install it with: pip install mwatershed") from error
-    probabilities = np.asarray(probabilities, np.float64)
+    probabilities = np.array(probabilities, np.float64)
+    size = probabilities.shape[1:]
     if probabilities.ndim != 3 or len(probabilities) != len(offsets):
         raise ValueError(f"probabilities has shape {probabilities.shape}; expected ({len(offsets)}, H, W), one channel an offset")
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise ValueError(f"probabilities holds {probabilities.min()}..{probabilities.max()}; expected numbers in [0, 1]")
-    if smoothing:
-        probabilities = ndimage.gaussian_filter(probabilities, (0, smoothing, smoothing))
-    near = np.abs(offsets).sum(1)[:, None, None] == 1
-    attraction = np.maximum(probabilities, 1e-9)  # above 0: pixels that attract none would all be given one id
-    repulsion = np.maximum(1 - probabilities - bias, 0)
-    fits = [k for k, o in enumerate(np.abs(offsets)) if (o < probabilities.shape[1:]).all()]  # others reach out everywhere
-    if not fits:
-        return np.zeros(probabilities.shape[1:], np.int64)  # a single pixel
-    ids = mwatershed.agglom(np.where(near, attraction, -repulsion)[fits], [offsets[k] for k in fits])
+    if semantic is not None and edge_weight:
+        if semantic.ndim != 3 or semantic.shape[1:] != size:
+            raise ValueError(f"semantic has shape {semantic.shape} and probabilities {probabilities.shape}; expected equal sizes")
+        for channel, offset in zip(probabilities, offsets):
+            here, there = _pairs(size, offset)
+            channel[here] *= (semantic[(slice(None), *here)] * semantic[(slice(None), *there)]).sum(0) ** edge_weight
+    region = _mutex_watershed(probabilities, bias, offsets)
+    large = np.bincount(region.ravel())[region] >= smallest
+    return _grow(np.where(large, region + 1, 0), probabilities, offsets) if large.any() else region
+
+
+def _pairs(size: tuple[int, int], offset: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of all pixels x for which x + offset lies in the picture too, and of these x + offset."""
+    here = tuple(slice(max(-o, 0), max(side - o, 0)) for o, side in zip(offset, size))
+    there = tuple(slice(max(o, 0), max(side + o, 0)) for o, side in zip(offset, size))
+    return here, there
+
+
+def _mutex_watershed(probabilities: np.ndarray, bias: float, offsets) -> np.ndarray:
+    try:
+        import mwatershed
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("decode_affinities needs mwatershed; install it with: pip install mwatershed") from error
+    size = probabilities.shape[1:]
+    lengths = np.abs(offsets)
+    fits = (lengths < size).all(1)  # the package wants no offset that reaches out everywhere
+    if not fits.any():
+        return np.zeros(size, np.int64)  # a single pixel
+    attract = np.maximum(probabilities, 1e-9)  # not 0: all pixels that nothing attracts would get one id
+    weights = np.where(lengths.sum(1)[:, None, None] == 1, attract, -np.maximum(1 - probabilities - bias, 0))
+    ids = mwatershed.agglom(weights[fits], np.asarray(offsets)[fits].tolist())
     return connected_regions(ids.astype(np.int64))
+
+
+def _grow(markers: np.ndarray, probabilities: np.ndarray, offsets) -> np.ndarray:
+    from skimage.segmentation import watershed
+
+    elevation = np.zeros(markers.shape)
+    for channel, offset in zip(probabilities, offsets):
+        if np.abs(offset).sum() == 1:
+            here, there = _pairs(markers.shape, offset)
+            for side in (here, there):
+                elevation[side] = np.maximum(elevation[side], 1 - channel[here])
+    return connected_regions(watershed(elevation, markers))

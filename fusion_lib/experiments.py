@@ -181,12 +181,12 @@ def run(experiment: Experiment, path: Path, scratch: Path) -> None:
             print(problem, file=sys.stderr)
         todo = table.missing()
         _provenance()  # remembers the commit of the code that runs; the files may change meanwhile
-        bar = tqdm(total=len(experiment.runs), initial=len(experiment.runs) - len(todo), desc=path.stem, unit="run")
-        for declared in todo:
-            bar.set_postfix_str(" ".join(map(str, declared.values())))
-            table.append(declared, experiment.measure(declared, scratch / fingerprint(experiment.settings(declared))))
-            bar.update()
-        bar.close()
+        count = len(experiment.runs)
+        with tqdm(total=count, initial=count - len(todo), desc=path.stem, unit="run") as bar:
+            for declared in todo:
+                bar.set_postfix_str(" ".join(map(str, declared.values())))
+                table.append(declared, experiment.measure(declared, scratch / fingerprint(experiment.settings(declared))))
+                bar.update()
 
 
 def fingerprint(settings: dict) -> str:

@@ -360,12 +360,14 @@ def _peak_memory(device: torch.device) -> float:
     """MiB: of the GPU's memory, or of the process (which holds Python and torch too)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; what getrusage says there may be the parent process's
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
     try:
         import resource
     except ModuleNotFoundError:  # Windows
         return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Affinities: target and loss by hand and by brute force, the conventions of the mutex watershed, and its ceiling."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from examples import SEEDS, blobs, permuted_ids, random_region_map, tiny_samples
-from fusion_lib import training
-from fusion_lib.affinities import OFFSETS, AffinityTarget, affinity_cross_entropy, affinity_target, decode_affinities
+from fusion_lib import affinities, training
+from fusion_lib.affinities import OFFSETS, AffinityTarget, affinity_cross_entropy, affinity_target
 from fusion_lib.datasets import Scenes
 from fusion_lib.losses import FusionLoss
 from fusion_lib.metrics import covering
@@ -17,7 +18,6 @@ from fusion_lib.models import FusionModel
 from fusion_lib.scenes import connected_regions
 from fusion_lib.transforms import augmentation
 
-mwatershed = pytest.importorskip("mwatershed")
 VOID = 255
 FAR = (*OFFSETS, (-2, 5), (0, -1), (40, 0), (-40, 40))  # backwards, and beyond most pictures
 
@@ -36,6 +36,11 @@ def true_probabilities(region: np.ndarray, offsets=OFFSETS, certainty: float = 1
     """What a network that makes no mistake predicts; undecided where the target is void."""
     target = affinity_target(region, offsets)
     return np.where(target == VOID, 0.5, np.where(target == 1, certainty, 1 - certainty))
+
+
+def decode_affinities(*arguments, **options) -> np.ndarray:
+    pytest.importorskip("mwatershed")  # there is none for Python 3.10
+    return affinities.decode_affinities(*arguments, **options)
 
 
 def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
@@ -145,8 +150,8 @@ def test_true_affinities_of_scenes_decode_to_covering_one():
     """The ceiling: what is lost to decoding alone, when the network makes no mistake."""
     for split, index in (("val", 0), ("val", 7), ("test", 3), ("test", 50), ("train", 11)):
         region = Scenes(split).read(index)[2].astype(int)
-        decoded = decode_affinities(true_probabilities(region))
-        assert covering(region, decoded) > 0.99
+        assert covering(region, decode_affinities(true_probabilities(region), smallest=1)) > 0.99
+        assert covering(region, decode_affinities(true_probabilities(region))) > 0.97  # true regions begin at 4 pixels
 
 
 @pytest.mark.parametrize("cut", range(1, 9))
@@ -157,7 +162,7 @@ def test_entry_x_of_a_channel_speaks_of_the_pixels_x_and_x_plus_the_offset(cut):
     offsets = ((1, 0), (0, 1), (0, 3))
     for this_way in (region, region.T):
         turned = offsets if this_way is region else [(right, down) for down, right in offsets]
-        decoded = decode_affinities(true_probabilities(this_way, turned), offsets=turned)
+        decoded = decode_affinities(true_probabilities(this_way, turned), smallest=1, offsets=turned)
         np.testing.assert_array_equal(decoded, this_way)
 
 
@@ -198,24 +203,52 @@ def brute_mutex_watershed(probabilities: np.ndarray, offsets) -> np.ndarray:
 def test_decoding_equals_brute_force(seed):
     offsets = ((1, 0), (0, 1), (2, 0), (0, 3), (2, -2))
     probabilities = np.random.default_rng(seed).random((len(offsets), 6, 7))
-    assert same_partition(decode_affinities(probabilities, offsets=offsets), brute_mutex_watershed(probabilities, offsets))
+    assert same_partition(decode_affinities(probabilities, smallest=1, offsets=offsets), brute_mutex_watershed(probabilities, offsets))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3), (20, 24)])
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0, None])
-def test_decoding_is_always_a_partition_of_connected_regions(value, shape):
+@pytest.mark.parametrize("smallest", [1, 5])
+def test_decoding_is_always_a_partition_of_connected_regions(smallest, value, shape):
     size = (len(OFFSETS), *shape)
     probabilities = np.random.default_rng(1).random(size) if value is None else np.full(size, value)
-    region = decode_affinities(probabilities, smoothing=1.0)
-    assert region.shape == shape and region.dtype == np.int64 and same_partition(region, region)
+    given = probabilities.copy()
+    region = decode_affinities(probabilities, smallest=smallest)
+    assert region.shape == shape and region.dtype == np.int64
     assert np.unique(region).tolist() == list(range(region.max() + 1))
     np.testing.assert_array_equal(connected_regions(region), region)
+    np.testing.assert_array_equal(probabilities, given)
 
 
 def test_more_bias_gives_fewer_regions():
     noisy = np.random.default_rng(0).normal(true_probabilities(blobs(1), certainty=0.8), 0.15).clip(0, 1)
-    counts = [decode_affinities(noisy, bias).max() + 1 for bias in (-0.2, 0.0, 0.2, 0.4)]
+    counts = [decode_affinities(noisy, bias, smallest=1).max() + 1 for bias in (-0.2, 0.0, 0.2, 0.4)]
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1]
+
+
+def test_small_regions_give_way_along_the_borders_that_the_affinities_draw():
+    """A spot of 4 pixels in the left half and a sliver beside the border: both go to the left half."""
+    region = np.zeros((12, 12), int)
+    region[:, 6:] = 1
+    cluttered = region.copy()
+    cluttered[2:4, 2:4], cluttered[4:8, 5] = 2, 3
+    probabilities = true_probabilities(cluttered)
+    probabilities[1, 4:8, 4] = 0.4  # a faint border on the sliver's left; the true one on its right has 0
+    assert decode_affinities(probabilities, smallest=1).max() == 3
+    assert same_partition(decode_affinities(probabilities, smallest=5), region)
+    assert decode_affinities(probabilities, smallest=1000).max() == 3  # none is as large: all stay
+
+
+def test_class_edges_part_what_the_affinities_join():
+    semantic = np.full((2, 10, 10), 0.02)
+    semantic[0, :, :4] = semantic[1, :, 4:] = 0.98
+    unsure = np.full((len(OFFSETS), 10, 10), 0.9)
+    assert decode_affinities(unsure).max() == 0
+    assert decode_affinities(unsure, semantic=semantic).max() == 0  # edge_weight is 0
+    decoded = decode_affinities(unsure, semantic=semantic, edge_weight=1.0)
+    np.testing.assert_array_equal(decoded, (np.arange(10) >= 4)[None].repeat(10, 0))
+    with pytest.raises(ValueError, match="semantic"):
+        decode_affinities(unsure, semantic=semantic[:, 1:], edge_weight=1.0)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +264,12 @@ def test_decoding_refuses_what_are_no_affinities(probabilities, message):
     with pytest.raises(ValueError) as caught:
         decode_affinities(probabilities)
     assert "probabilities" in str(caught.value) and message in str(caught.value)
+
+
+def test_without_mwatershed_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mwatershed", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install mwatershed"):
+        affinities.decode_affinities(true_probabilities(blobs(0)))
 
 
 # --- with the rest of the package ------------------------------------------------------------------

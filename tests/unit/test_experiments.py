@@ -382,7 +382,7 @@ BROKEN = {
     "undeclared run": (lambda line: line.replace(b"0.015,two", b"0.015,three", 1), r"a run that is not declared: .*'three'"),
     "undeclared number": (lambda line: line.replace(b"0.015,", b"0.0151,", 1), r"a run that is not declared: .*'0.0151'"),
     "repeated run": (lambda line: line.replace(b"0.015,two", b"0.015,one", 1), "the same run as an earlier line"),
-    "open quote": (lambda line: line.replace(b",", b',"', 1), " cells where 11 are expected"),
+    "open quote": (lambda line: b'"' + line.replace(b'"', b""), "1 cells where 11 are expected"),
     "carriage return": (lambda line: line.replace(b",", b",\r", 1), "cells where 11 are expected"),
     "not UTF-8": (lambda line: line.replace(b"two", b"tw\xff", 1), "a run that is not declared"),
     "zero byte": (lambda line: line.replace(b",", b"\0", 1), "cells where 11 are expected"),
