@@ -361,8 +361,9 @@ def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # Linux; what getrusage says there may be the parent process's
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
+    peak = status.read_text().partition("VmHWM:")[2].split() if status.exists() else []
+    if peak:  # Linux; what getrusage says there may be the parent process's
+        return int(peak[0]) / 2**10
     try:
         import resource
     except ModuleNotFoundError:  # Windows

@@ -184,12 +184,20 @@ def test_without_class_edges_both_kinds_of_model_get_the_same_decoding():
     assert {name: both[name] for name in alone} == alone
 
 
-@pytest.mark.parametrize("noise", [1.0, 2.0])
+def test_class_edges_are_used_where_they_help_and_may_be_left_out():
+    """A model that knows its classes better than its regions."""
+    model = Reads("semantic", "region", noise=(0.5, 3.0))
+    assert tune_decoding(model, RECIPE)["edge_weight"] > 0
+    plain = tune_decoding(model, RECIPE, joint=False)
+    assert plain["edge_weight"] == 0 and plain["vote_weight"] == 1
+
+
+@pytest.mark.parametrize("noise", [(3.0, 1.0), (0.5, 3.0)])
 def test_decoding_is_the_best_of_its_grid(noise):
     """Regions by mean covering over all settings; then, with these regions, the vote's weight by mIoU."""
     model, val = Reads("semantic", "region", noise=noise), Blobs("val")
     samples = [val[index] for index in range(len(val))]
-    predicted = [{t: v for t, v in training.predict(model, s["image"]).items()} for s in samples]
+    predicted = [training.predict(model, sample["image"]) for sample in samples]
 
     def coverings(smoothing, threshold, edge_weight):
         for sample, p in zip(samples, predicted):
@@ -211,7 +219,7 @@ def test_decoding_is_the_best_of_its_grid(noise):
     chosen = decoding["smoothing"], decoding["threshold"], decoding["edge_weight"]
     assert table[chosen] == max(table.values())
     mious = {weight: miou(weight, chosen) for weight in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
-    assert mious[decoding["vote_weight"]] == max(mious.values()) > min(mious.values())
+    assert mious[decoding["vote_weight"]] == max(mious.values())
 
 
 def test_decoding_looks_at_validation_pictures_only_and_at_as_many_as_told():

@@ -240,6 +240,18 @@ print(*peaks, training._peak_memory(CPU))
     assert after - before > 100  # the highest, not the present one
 
 
+def test_train_forgets_the_peak_of_what_was_before(monkeypatch):
+    devices = []
+    monkeypatch.setattr(training, "_forget_peak_memory", devices.append)
+    run(epochs=2)
+    assert devices == [CPU]
+
+
+def test_a_system_that_does_not_state_the_peak_is_no_hindrance(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda self: "Name: python\nVmRSS: 5 kB\n")
+    assert run(epochs=1)[1][0]["memory_mib"] > 20
+
+
 def test_a_system_that_cannot_forget_the_peak_is_no_hindrance(monkeypatch):
     def refuse(self, *args):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
