@@ -78,12 +78,14 @@ def main() -> None:
         print(f"milliseconds a picture of {size}:", ", ".join(f"{n} {median_milliseconds(w):.2f}" for n, w in work.items()))
     images = torch.rand(8, 3, 64, 64).contiguous(memory_format=torch.channels_last)
     fused, two = (kind(recipes.TASKS).to(memory_format=torch.channels_last) for kind in (models.FusionModel, models.TwoNetworks))
-    pairs = [(training.time_step(fused, images), training.time_step(two, images)) for _ in range(5)]
-    print(
-        f"training step, 8 scenes: fused {np.median([f for f, _ in pairs]):.0f} ms, two networks "
-        f"{np.median([t for _, t in pairs]):.0f} ms, ratio {np.median([f / t for f, t in pairs]):.2f}; parameters "
-        f"{models.count_parameters(fused):,} and {models.count_parameters(two):,}"
-    )
+    for name, backward in (("training step", True), ("prediction", False)):
+        fused.train(backward), two.train(backward)
+        pairs = [[training.time_step(model, images, backward=backward) for model in (fused, two)] for _ in range(5)]
+        print(
+            f"{name}, 8 scenes: fused {np.median([f for f, _ in pairs]):.1f} ms, two networks "
+            f"{np.median([t for _, t in pairs]):.1f} ms, ratio {np.median([f / t for f, t in pairs]):.2f}"
+        )
+    print(f"parameters: fused {models.count_parameters(fused):,}, two networks {models.count_parameters(two):,}")
     for path in sorted(run.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         seconds, megabytes = notebook_cost(path)
         print(f"{path.stem}: {seconds:.0f} s, peak memory {megabytes:.0f} MB")
