@@ -75,7 +75,8 @@ def affinity_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         )
     same, valid = target == 1, target != TARGET_VOID
     if not (same | (target == 0) | ~valid).all():
-        raise ValueError(f"target holds {target[valid].min()}..{target[valid].max()}; expected 0, 1 or void {TARGET_VOID}")
+        found = target[valid]
+        raise ValueError(f"target holds {found.min()}..{found.max()}; expected 0, 1 or void {TARGET_VOID}")
     losses = F.binary_cross_entropy_with_logits(logits.float(), same.float(), valid.float(), reduction="sum")
     return losses / valid.sum().clamp(min=1)
 
@@ -88,7 +89,7 @@ def decode_affinities(
     edge_weight: float = 0.0,
     offsets=OFFSETS,
 ) -> np.ndarray:
-    """Turn affinities into a region map by mutex watershed (Wolf et al. 2018, algorithm 1), from the package mwatershed.
+    """Turn affinities into a region map by mutex watershed (Wolf et al. 2018, algorithm 1; package mwatershed).
 
     4-neighbours attract with weight p, other pairs repel with weight 1 - p - bias, where that is positive. Pairs are
     visited by falling weight. One that attracts joins the regions of its two pixels, unless they must stay apart; one
@@ -116,12 +117,13 @@ def decode_affinities(
     probabilities = np.array(probabilities, np.float64)
     size = probabilities.shape[1:]
     if probabilities.ndim != 3 or len(probabilities) != len(offsets):
-        raise ValueError(f"probabilities has shape {probabilities.shape}; expected ({len(offsets)}, H, W), one channel an offset")
+        raise ValueError(f"probabilities has shape {probabilities.shape}; expected ({len(offsets)}, H, W)")
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError(f"probabilities holds {probabilities.min()}..{probabilities.max()}; expected numbers in [0, 1]")
+        found = f"{probabilities.min()}..{probabilities.max()}"
+        raise ValueError(f"probabilities holds {found}; expected numbers in [0, 1]")
     if semantic is not None and edge_weight:
         if semantic.ndim != 3 or semantic.shape[1:] != size:
-            raise ValueError(f"semantic has shape {semantic.shape} and probabilities {probabilities.shape}; expected equal sizes")
+            raise ValueError(f"semantic has shape {semantic.shape} for a picture of {size}; expected (C, H, W)")
         for channel, offset in zip(probabilities, offsets):
             here, there = _pairs(size, offset)
             channel[here] *= (semantic[(slice(None), *here)] * semantic[(slice(None), *there)]).sum(0) ** edge_weight
@@ -141,7 +143,8 @@ def _mutex_watershed(probabilities: np.ndarray, bias: float, offsets) -> np.ndar
     try:
         import mwatershed
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("decode_affinities needs mwatershed; install it with: pip install mwatershed") from error
+        advice = "install it with: pip install mwatershed"
+        raise ModuleNotFoundError(f"decode_affinities needs mwatershed; {advice}") from error
     size = probabilities.shape[1:]
     lengths = np.abs(offsets)
     fits = (lengths < size).all(1)  # the package wants no offset that reaches out everywhere

@@ -192,7 +192,8 @@ def brute_mutex_watershed(probabilities: np.ndarray, offsets) -> np.ndarray:
             continue
         if not attracts:
             apart.add((one, other))
-        elif not any((a in cluster[one] and b in cluster[other]) or (b in cluster[one] and a in cluster[other]) for a, b in apart):
+        elif not any({a in cluster[one], b in cluster[one]} == {a in cluster[other], b in cluster[other]} == {True, False}
+                     and (a in cluster[one]) != (a in cluster[other]) for a, b in apart):  # fmt: skip
             joined = cluster[one] | cluster[other]
             cluster.update(dict.fromkeys(joined, joined))
     numbers = {frozenset(pixels): n for n, pixels in enumerate(map(set, {frozenset(c) for c in cluster.values()}))}
