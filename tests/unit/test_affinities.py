@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from examples import SEEDS, blobs, permuted_ids, random_region_map, tiny_samples
-from fusion_lib import affinities, training
-from fusion_lib.affinities import OFFSETS, AffinityTarget, affinity_cross_entropy, affinity_target
+from fusion_lib import training
+from fusion_lib.affinities import OFFSETS, AffinityTarget, affinity_cross_entropy, affinity_target, decode_affinities
 from fusion_lib.datasets import Scenes
 from fusion_lib.losses import FusionLoss
 from fusion_lib.metrics import covering
@@ -36,11 +36,6 @@ def true_probabilities(region: np.ndarray, offsets=OFFSETS, certainty: float = 1
     """What a network that makes no mistake predicts; undecided where the target is void."""
     target = affinity_target(region, offsets)
     return np.where(target == VOID, 0.5, np.where(target == 1, certainty, 1 - certainty))
-
-
-def decode_affinities(*arguments, **options) -> np.ndarray:
-    pytest.importorskip("mwatershed")  # there is none for Python 3.10
-    return affinities.decode_affinities(*arguments, **options)
 
 
 def same_partition(one: np.ndarray, other: np.ndarray) -> bool:
@@ -185,26 +180,27 @@ def brute_mutex_watershed(probabilities: np.ndarray, offsets) -> np.ndarray:
         if 0 <= there[0] < height and 0 <= there[1] < width:
             attracts = abs(offsets[k][0]) + abs(offsets[k][1]) == 1
             edges.append((p if attracts else 1 - p, attracts, (y, x), there))
-    cluster = {pixel: {pixel} for pixel in np.ndindex(height, width)}
-    apart: set = set()  # pairs of pixels
-    for _, attracts, one, other in sorted(edges, reverse=True):
-        if cluster[one] is cluster[other]:
+    cluster = {pixel: {pixel} for pixel in np.ndindex(height, width)}  # pixels of one cluster share one set
+    apart = []  # pairs of pixels
+    for _, attracts, *pair in sorted(edges, reverse=True):
+        between = {id(cluster[pixel]) for pixel in pair}
+        if len(between) == 1:
             continue
         if not attracts:
-            apart.add((one, other))
-        elif not any({a in cluster[one], b in cluster[one]} == {a in cluster[other], b in cluster[other]} == {True, False}
-                     and (a in cluster[one]) != (a in cluster[other]) for a, b in apart):  # fmt: skip
-            joined = cluster[one] | cluster[other]
+            apart.append(pair)
+        elif not any({id(cluster[pixel]) for pixel in kept} == between for kept in apart):
+            joined = cluster[pair[0]] | cluster[pair[1]]
             cluster.update(dict.fromkeys(joined, joined))
-    numbers = {frozenset(pixels): n for n, pixels in enumerate(map(set, {frozenset(c) for c in cluster.values()}))}
-    return np.array([[numbers[frozenset(cluster[y, x])] for x in range(width)] for y in range(height)])
+    ids = [id(cluster[pixel]) for pixel in np.ndindex(height, width)]
+    return np.unique(ids, return_inverse=True)[1].reshape(height, width)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_decoding_equals_brute_force(seed):
     offsets = ((1, 0), (0, 1), (2, 0), (0, 3), (2, -2))
     probabilities = np.random.default_rng(seed).random((len(offsets), 6, 7))
-    assert same_partition(decode_affinities(probabilities, smallest=1, offsets=offsets), brute_mutex_watershed(probabilities, offsets))
+    decoded = decode_affinities(probabilities, smallest=1, offsets=offsets)
+    assert same_partition(decoded, brute_mutex_watershed(probabilities, offsets))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3), (20, 24)])
@@ -270,14 +266,15 @@ def test_decoding_refuses_what_are_no_affinities(probabilities, message):
 def test_without_mwatershed_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mwatershed", None)
     with pytest.raises(ModuleNotFoundError, match="pip install mwatershed"):
-        affinities.decode_affinities(true_probabilities(blobs(0)))
+        decode_affinities(true_probabilities(blobs(0)))
 
 
 # --- with the rest of the package ------------------------------------------------------------------
 
 
 def affinity_loaders():
-    train, val = ([AffinityTarget()(sample) for sample in tiny_samples(count, seed=seed)] for count, seed in ((6, 0), (2, 1)))
+    add = AffinityTarget()
+    train, val = [add(s) for s in tiny_samples(6)], [add(s) for s in tiny_samples(2, seed=1)]
     return DataLoader(train, 2, shuffle=True), DataLoader(val, 2)
 
 
