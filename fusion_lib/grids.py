@@ -16,11 +16,14 @@ MODELS = {
     "two networks": (("semantic", "region"), "hard"),
     "hard sharing": (("semantic", "region"), "hard"),
     "attention": (("semantic", "region"), "attention"),
+    "own blocks": (("semantic", "region"), "blocks"),
     "gates": (("semantic", "region"), "gates"),
 }
 FUSED = "hard sharing"  # FusionModel's default, the design that the experiments chose
 DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS}
 RECIPE_FIELDS = {field.name for field in fields(recipes.Recipe)} - {"model"}  # a run's "model" is a key of MODELS
+COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
+DESIGNS = ("hard sharing", "own blocks", "gates")  # tried out with more weight on the region task
 TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates")  # "two networks" are the first two
 # Learning rates with the highest validation score of the experiment `tuning`.
 TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2}
@@ -28,6 +31,8 @@ SHORT = 3  # epochs of the one run of each experiment that a notebook repeats li
 
 SEMANTIC = ("miou", "pixel_accuracy", "iou", "covering_areas", "pq_areas")  # iou: one number a class
 REGION = ("covering", "variation_of_information", "adapted_rand_error", "boundary_f")
+VALIDATION = ("val_score", "val_miou_semantic", "val_miou_region")  # mIoU of the pixel classes; the score is their mean
+DECODED = ("covering", "miou_fused")
 SERIES = ("norm_semantic", "norm_region", "cosine")  # one number an epoch
 METHODS = ("uncertainty", "DWA", "FAMO", "geometric mean", "random", "observed sum", "PCGrad", "MGDA", "UPGrad",
            "Aligned-MTL", "IMTL-G")  # fmt: skip
@@ -77,9 +82,25 @@ def cost(history: list[dict]) -> dict:
 
 def on_validation(run: dict, folder: Path | None) -> dict:
     """Train, and report the score by which `training.train` picks its best epoch. The test pictures are not touched."""
-    _, history = train(run, folder)
+    return _best(train(run, folder)[1])
+
+
+def decoded_on_validation(run: dict, folder: Path | None) -> dict:
+    """`on_validation`, and covering and mIoU after the decoding, chosen on the same pictures."""
+    model, history = train(run, folder)
+    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
+    numbers = _best(history)
+    if "region" in tasks:
+        scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
+        numbers |= {"covering": scores["partition"]["covering"]}
+        if "semantic" in tasks:
+            numbers |= {"miou_fused": scores["fused"]["miou"]}
+    return numbers
+
+
+def _best(history: list[dict]) -> dict:
     best = max(history, key=lambda entry: entry["val_score"])
-    return {name: best[name] for name in ("val_score", "val_miou_semantic", "val_miou_region") if name in best} | cost(history)
+    return {name: best[name] for name in VALIDATION if name in best} | cost(history)
 
 
 def on_test(run: dict, folder: Path | None) -> dict:
@@ -122,11 +143,18 @@ EXPERIMENTS = {
     "tuning": Experiment(
         "Learning rates tried out on validation scenes, the same number for every model.",
         _grid(seed=(0,), learning_rate=(4e-3, 8e-3, 1.6e-2), model=TRIED),
-        ("val_score", "val_miou_semantic", "val_miou_region"), settings, on_validation,
+        VALIDATION, settings, on_validation,
+    ),
+    "designs": Experiment(
+        "What the tasks share, and the weight beta of the region task, tried out on validation pictures.",
+        _grid(data=("scenes",), epochs=(30,), seed=(0, 1), learning_rate=(8e-3,), beta=(1.0, 2.0), model=DESIGNS)
+        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 4e-3), beta=(1.0,), model=TRIED[:2])
+        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 4e-3), beta=(1.0, 2.0), model=DESIGNS[:2]),
+        (*VALIDATION, *DECODED), settings, decoded_on_validation,
     ),
     "fusion": Experiment(
         "Single tasks, two networks and the fused designs on scenes, five seeds each.",
-        _grid(epochs=(30,), seed=tuple(range(5)), model=tuple(MODELS)) + _grid(epochs=(SHORT,), seed=(0,), model=(FUSED,)),
+        _grid(epochs=(30,), seed=tuple(range(5)), model=COMPARED) + _grid(epochs=(SHORT,), seed=(0,), model=(FUSED,)),
         TEST, settings, on_test,
     ),
     "photographs": Experiment(

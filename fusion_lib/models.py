@@ -133,11 +133,8 @@ class AttentionMasks(nn.Module):
         return {task: mask * shared for task, mask in self.open(shared).items()}
 
 
-class CrossTaskGates(nn.Module):
-    """Own features F_t for each task, and gates that let the other tasks' features in.
-
-    G_t = F_t + sum_{o != t} sigmoid(W_to * [F_t, F_o]) . F_o, with F_t = ConvBlock_t(F). Such gates are found in
-    Gated-SCNN (Takikawa et al. 2019, eq. 1-2, from shape to shape stream) and PAD-Net (Xu et al. 2018, eq. 3).
+class OwnBlocks(nn.Module):
+    """Own features F_t = ConvBlock_t(F) for each task: the last layer before the classifier is no longer shared.
 
     Shape: as `AttentionMasks`.
     """
@@ -145,6 +142,22 @@ class CrossTaskGates(nn.Module):
     def __init__(self, tasks: list[str], width: int):
         super().__init__()
         self.own = nn.ModuleDict({task: ConvBlock(width, width) for task in tasks})
+
+    def forward(self, shared: Tensor) -> dict[str, Tensor]:
+        return {task: block(shared) for task, block in self.own.items()}
+
+
+class CrossTaskGates(OwnBlocks):
+    """Own features F_t for each task, and gates that let the other tasks' features in.
+
+    G_t = F_t + sum_{o != t} sigmoid(W_to * [F_t, F_o]) . F_o, with F_t as `OwnBlocks` has it. Such gates are found in
+    Gated-SCNN (Takikawa et al. 2019, eq. 1-2, from shape to shape stream) and PAD-Net (Xu et al. 2018, eq. 3).
+
+    Shape: as `AttentionMasks`.
+    """
+
+    def __init__(self, tasks: list[str], width: int):
+        super().__init__(tasks, width)
         pairs = [(task, other) for task in tasks for other in tasks if other != task]
         self.gates = nn.ModuleDict({f"{other} to {task}": nn.Conv2d(2 * width, width, 1) for task, other in pairs})
 
@@ -157,7 +170,7 @@ class CrossTaskGates(nn.Module):
         return opened
 
     def forward(self, shared: Tensor) -> dict[str, Tensor]:
-        own = {task: block(shared) for task, block in self.own.items()}
+        own = super().forward(shared)
         features = dict(own)
         for name, opened in self.open(own).items():
             other, task = name.split(" to ")
@@ -165,7 +178,7 @@ class CrossTaskGates(nn.Module):
         return features
 
 
-SHARING = {"attention": AttentionMasks, "gates": CrossTaskGates}
+SHARING = {"attention": AttentionMasks, "blocks": OwnBlocks, "gates": CrossTaskGates}
 
 
 class FusionModel(nn.Module):
@@ -179,7 +192,7 @@ class FusionModel(nn.Module):
         width: channels of the finest stage of the small encoder, and of the decoder.
         pretrained: start the encoder from ImageNet weights; only "lite0" has any.
         sharing: what stands between the shared features and the classifiers: "hard" nothing, "attention" a mask for
-            each task (`AttentionMasks`), "gates" own features with `CrossTaskGates`.
+            each task (`AttentionMasks`), "blocks" own features (`OwnBlocks`), "gates" those with `CrossTaskGates`.
 
     Shape:
         images: (N, 3, H, W) float in [0, 1]; normalisation happens inside. H and W may be any size
