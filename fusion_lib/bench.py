@@ -71,7 +71,7 @@ def main() -> None:
             "loss": lambda: FusionLoss()(logits, batch),
             "region target": lambda: targets.region_target(np.asarray(sample["region"]), 2.0),
             "decode": lambda: regions.decode_regions(one_hot),
-            "fuse": lambda: regions.fuse(predicted, 0.5, 0.5, 1.0, 0.5),
+            "fuse": lambda: regions.fuse(predicted, 0.5, smoothing=0.5, threshold=0.5, edge_weight=1.0),
             "partition metrics": lambda: metrics.partition_scores(sample["region"], sample["region"]),
             "confusion matrix": lambda: metrics.confusion_matrix(sample["semantic"], sample["semantic"], 8),
         }

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from fusion_lib import models, recipes
+from fusion_lib import changes, datasets, models, recipes
 from fusion_lib.experiments import Experiment, fingerprint
 
 # What a model learns, whether it is two networks, and which design FusionModel has.
@@ -18,13 +18,14 @@ MODELS = {
     "attention": (("semantic", "region"), "attention"),
     "own blocks": (("semantic", "region"), "blocks"),
     "gates": (("semantic", "region"), "gates"),
+    "affinities": (("semantic", "affinity"), "hard"),
 }
 FUSED = "hard sharing"  # FusionModel's default, the design that the experiments chose
 DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS}
 RECIPE_FIELDS = {field.name for field in fields(recipes.Recipe)} - {"model"}  # a run's "model" is a key of MODELS
-COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
+COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates", "affinities")
 DESIGNS = ("hard sharing", "own blocks", "gates")  # tried out with more weight on the region task
-TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates")  # "two networks" are the first two
+TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "affinities")  # "two networks" are the first two
 # Learning rates with the highest validation score of the experiment `tuning`.
 TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2}
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
@@ -37,6 +38,9 @@ SERIES = ("norm_semantic", "norm_region", "cosine")  # one number an epoch
 METHODS = ("uncertainty", "DWA", "FAMO", "geometric mean", "random", "observed sum", "PCGrad", "MGDA", "UPGrad",
            "Aligned-MTL", "IMTL-G")  # fmt: skip
 JOINT = ("miou_voted", "pq", "miou_fused", "iou_fused", "covering_fused", "pq_fused", "edge_weight", "vote_weight")
+CURVES = tuple(f"{metric}_{change}" for metric in changes.MEASURED for change in changes.CHANGES)  # one number a severity
+BORDERS = ("border_pixels", "border_wrong", "border_wrong_fused")  # one number a distance
+SINGLE_AND_FUSED = ("semantic only", "region only", FUSED)
 
 
 def recipe_of(run: dict) -> recipes.Recipe:
@@ -63,7 +67,8 @@ def train(run: dict, folder: Path | None):
 
     "two networks" are the semantic-only and the region-only network of the same seed, side by side.
     """
-    outputs = {task: recipes.TASKS[task] for task in MODELS[run["model"]][0]}
+    classes = recipes.TASKS | recipes.AFFINITY_TASKS
+    outputs = {task: classes[task] for task in MODELS[run["model"]][0]}
     if run["model"] != "two networks":
         return recipes.fit(recipe_of(run), outputs, run["seed"], folder)
     both, history = models.TwoNetworks(outputs, **recipe_of(run).model), []
@@ -90,7 +95,7 @@ def decoded_on_validation(run: dict, folder: Path | None) -> dict:
     model, history = train(run, folder)
     recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
     numbers = _best(history)
-    if "region" in tasks:
+    if tasks != ("semantic",):
         scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
         numbers |= {"covering": scores["partition"]["covering"]}
         if "semantic" in tasks:
@@ -109,16 +114,35 @@ def on_test(run: dict, folder: Path | None) -> dict:
     return _numbers(model, recipe_of(run)) | _series(history) | cost(history)
 
 
+def under_changes(run: dict, folder: Path | None) -> dict:
+    """Train, choose the decoding on unchanged validation pictures, and measure on test pictures under every change."""
+    model, history = train(run, folder and folder.parent / fingerprint(settings(run)))
+    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
+    photographs = recipe.dataset is datasets.StanfordBackground
+    decoding = recipes.tune_decoding(model, recipe) if "region" in tasks else {}
+    which, pictures = (changes.PIXEL_CHANGES, 18) if photographs else (changes.CHANGES, 50)
+    numbers = changes.curves(model, recipe.dataset, decoding, recipes.seen(recipe), which, pictures)
+    if "semantic" in tasks:
+        borders = changes.border_curves(model, recipe.dataset("test"), decoding, recipes.seen(recipe))
+        numbers |= {f"border_{name}": counts for name, counts in borders.items()}
+    return numbers | cost(history)
+
+
+def changed_settings(run: dict) -> dict:
+    """`settings`, and the severities of every change."""
+    return settings(run) | {"changes": {change.name: change.values for change in changes.CHANGES.values()}}
+
+
 def _numbers(model, recipe: recipes.Recipe) -> dict:
     tasks = model.config["outputs"] if isinstance(model, models.FusionModel) else recipes.TASKS
-    decoding = recipes.tune_decoding(model, recipe, joint=False) if "region" in tasks else {}
+    decoding = recipes.tune_decoding(model, recipe, joint=False) if tuple(tasks) != ("semantic",) else {}
     scores = recipes.scores(model, recipe, decoding)
     numbers = {}
     if "semantic" in tasks:
         numbers |= {name: scores["semantic"][name] for name in ("miou", "pixel_accuracy")}
         numbers["iou"] = scores["semantic"]["iou"].tolist()
         numbers |= {f"{name}_areas": scores["areas"].get(full) for name, full in (("covering", "covering"), ("pq", "panoptic_quality"))}
-    if "region" in tasks:
+    if "partition" in scores:
         numbers |= {name: scores["partition"][name] for name in REGION}
     if len(tasks) == 2:
         decoding = recipes.tune_decoding(model, recipe)
@@ -174,5 +198,12 @@ EXPERIMENTS = {
         + _grid(epochs=(30,), seed=(0, 1, 2), weighting=METHODS, alpha=(0.5,), model=(FUSED,))
         + _grid(epochs=(SHORT,), seed=(0,), weighting=("observed sum",), alpha=(0.5,), model=(FUSED,)),
         (*TEST, *SERIES), settings, on_test,
+    ),
+    "robustness": Experiment(
+        "Single and fused, trained with and without changes of the light, tested under changes of many kinds.",
+        _grid(data=("scenes",), epochs=(30,), seed=(0, 1, 2), light=(0.2, 0.0), model=SINGLE_AND_FUSED)
+        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), light=(0.3,), model=SINGLE_AND_FUSED)
+        + _grid(data=("scenes",), epochs=(SHORT,), seed=(0,), light=(0.2,), model=(FUSED,)),
+        (*CURVES, *BORDERS), changed_settings, under_changes,
     ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import ndimage, sparse
 
-from fusion_lib.regions import decode_regions, fuse, vote
+from fusion_lib.regions import decode, fuse, vote
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, STUFF, THINGS, connected_regions
 from fusion_lib.targets import boundary_mask
 from fusion_lib.training import predict
@@ -159,9 +159,9 @@ def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None
         if len(outputs) == 2:
             maps["fused"], region = fuse(outputs, **decoding)
             maps["voted"] = vote(outputs["semantic"], region)
-        elif "region" in outputs:
-            region = decode_regions(np.exp(outputs["region"]), **decoding)
-        if "region" in outputs:
+        elif "semantic" not in outputs:
+            region = decode(outputs, **decoding)
+        if outputs.keys() != {"semantic"}:
             partitions.append(partition_scores(true_region, region))
         if "semantic" in outputs:
             maps["semantic"] = outputs["semantic"].argmax(0)

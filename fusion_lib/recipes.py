@@ -16,13 +16,18 @@ from torch.utils.data import DataLoader, WeightedRandomSampler
 from torchvision.transforms import v2
 
 from fusion_lib import datasets, metrics, models, targets, training, weighting
+from fusion_lib.affinities import OFFSETS, AffinityTarget
 from fusion_lib.losses import FusionLoss
-from fusion_lib.regions import (
-    decode_regions, felzenszwalb_regions, fuse, gradient_watershed_regions, kmeans_regions, vote,
-)  # fmt: skip
+from fusion_lib.regions import decode, felzenszwalb_regions, fuse, gradient_watershed_regions, kmeans_regions, vote
 from fusion_lib.transforms import augmentation, evaluation_transform
 
 TASKS = {"semantic": 8, "region": 3}  # classes of each task, on the scenes and on the photographs
+AFFINITY_TASKS = {"semantic": 8, "affinity": len(OFFSETS)}  # the region task in another form, see `affinities`
+# What a decoding is chosen from, for each form of the region task.
+DECODINGS = {
+    "region": {"smoothing": (0.5, 1.0, 2.0), "threshold": (0.5, 0.6, 0.7, 0.8, 0.9), "edge_weight": (0.0, 0.5, 1.0)},
+    "affinity": {"bias": (0.0, 0.1, 0.2), "smallest": (8, 16, 32), "edge_weight": (0.0, 0.2, 0.5)},
+}
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,10 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[Dat
     """
     if not 0 < recipe.labels <= 1:
         raise ValueError(f"labels is {recipe.labels}; expected a share of the pictures in (0, 1]")
-    target = targets.RegionTarget(recipe.tau)
+    target = [targets.RegionTarget(recipe.tau)] + [AffinityTarget()] * ("affinity" in outputs)
     augment = augmentation(recipe.size, smallest_crop=recipe.smallest_crop, light=recipe.light)
-    train = recipe.dataset("train", transform=v2.Compose([augment, target]))
-    val = recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), target]))
+    train = recipe.dataset("train", transform=v2.Compose([augment, *target]))
+    val = recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), *target]))
     val_loader, count = DataLoader(val, 20), len(train)
     if recipe.labels == 1 or "semantic" not in outputs:
         return DataLoader(train, recipe.batch_size, shuffle=True, drop_last=True), val_loader
@@ -107,20 +112,19 @@ def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True
     """The decoding that suits validation pictures best: regions by mean covering, then the vote's weight by mIoU.
 
     Returns the arguments of `regions.fuse` for a model of both tasks (with `joint` False the class edges stay out and
-    the vote's weight is 1), and of `regions.decode_regions` for one with the region task alone.
+    the vote's weight is 1), and of `regions.decode` for one with the region task alone.
     """
     val = recipe.dataset("val")
     samples = [val[index] for index in range(min(pictures, len(val)))]
-    predicted = [training.predict(model, s["image"], _seen(recipe)) for s in samples]
+    predicted = [training.predict(model, s["image"], seen(recipe)) for s in samples]
     both = "semantic" in predicted[0]
-    weights = (0.0, 0.5, 1.0) if both and joint else (0.0,)
+    grid = DECODINGS["affinity" if "affinity" in predicted[0] else "region"]
+    if not (both and joint):
+        grid = grid | {"edge_weight": (0.0,)}
+    tried = (dict(zip(grid, values)) for values in itertools.product(*grid.values()))
 
-    def decode(p: dict, smoothing: float, threshold: float, edge_weight: float) -> np.ndarray:
-        semantic = np.exp(p["semantic"]) if edge_weight else None
-        return decode_regions(np.exp(p["region"]), smoothing, threshold, semantic, edge_weight)
-
-    def mean_covering(setting: tuple) -> float:
-        return float(np.mean([metrics.covering(s["region"], decode(p, *setting)) for s, p in zip(samples, predicted)]))
+    def mean_covering(decoding: dict) -> float:
+        return float(np.mean([metrics.covering(s["region"], decode(p, **decoding)) for s, p in zip(samples, predicted)]))
 
     def miou(vote_weight: float) -> float:
         maps = (vote(p["semantic"], r, vote_weight) for p, r in zip(predicted, decoded))
@@ -128,13 +132,11 @@ def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True
         confusion = sum(metrics.confusion_matrix(s["semantic"], m, len(val.classes)) for s, m in pairs)
         return metrics.semantic_scores(confusion)["miou"]
 
-    grid = itertools.product((0.5, 1.0, 2.0), (0.5, 0.6, 0.7, 0.8, 0.9), weights)
-    best = max(grid, key=mean_covering)
-    decoding = dict(zip(("smoothing", "threshold", "edge_weight"), best))
+    best = max(tried, key=mean_covering)
     if not both:
-        return {name: decoding[name] for name in ("smoothing", "threshold")}
-    decoded = [decode(p, *best) for p in predicted]
-    return decoding | {"vote_weight": max((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), key=miou) if joint else 1.0}
+        return {name: best[name] for name in best if name != "edge_weight"}
+    decoded = [decode(p, **best) for p in predicted]
+    return best | {"vote_weight": max((0.0, 0.2, 0.4, 0.6, 0.8, 1.0), key=miou) if joint else 1.0}
 
 
 def fused_maps(model, image, decoding: dict, size: tuple[int, int] | None = None):
@@ -147,11 +149,12 @@ def fused_maps(model, image, decoding: dict, size: tuple[int, int] | None = None
 def scores(model, recipe: Recipe, decoding: dict, split: str = "test") -> dict:
     """`metrics.evaluate` on a split."""
     return metrics.evaluate(
-        model, recipe.dataset(split), decoding, _seen(recipe), panoptic=recipe.dataset is datasets.Scenes
+        model, recipe.dataset(split), decoding, seen(recipe), panoptic=recipe.dataset is datasets.Scenes
     )
 
 
-def _seen(recipe: Recipe) -> tuple[int, int] | None:
+def seen(recipe: Recipe) -> tuple[int, int] | None:
+    """The size (H, W) at which `training.predict` shows the network a picture: scenes as they are."""
     return None if recipe.dataset is datasets.Scenes else recipe.size
 
 

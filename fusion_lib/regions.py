@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from fusion_lib.affinities import decode_affinities
 from fusion_lib.scenes import connected_regions
 from fusion_lib.targets import BOUNDARY, CORE, RIM
 
@@ -106,22 +107,35 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
     return total.argmax(0).astype(np.int64)
 
 
-def fuse(
-    log_probabilities: dict[str, np.ndarray], smoothing: float, threshold: float, edge_weight: float, vote_weight: float
-) -> tuple[np.ndarray, np.ndarray]:
+def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
+    """The region map of one picture, from whichever region head the model has.
+
+    Args:
+        log_probabilities: {"region": (3, H, W)} or {"affinity": (K, H, W)}, as `training.predict` gives them; with
+            "semantic", (C, H, W), too, class edges enter.
+        decoding: arguments of `decode_regions` or of `affinities.decode_affinities`.
+
+    Returns:
+        (H, W) int64, ids 0..R-1.
+    """
+    semantic = np.exp(log_probabilities["semantic"]) if decoding.get("edge_weight") else None
+    task, decoder = ("affinity", decode_affinities) if "affinity" in log_probabilities else ("region", decode_regions)
+    return decoder(np.exp(log_probabilities[task]), semantic=semantic, **decoding)
+
+
+def fuse(log_probabilities: dict[str, np.ndarray], vote_weight: float, **decoding) -> tuple[np.ndarray, np.ndarray]:
     """From what a fused model predicts for one picture to its two maps.
 
     Args:
-        log_probabilities: {"semantic": (C, H, W), "region": (3, H, W)}, as `training.predict` gives them.
-        smoothing, threshold, edge_weight: see `decode_regions`.
+        log_probabilities: {"semantic": (C, H, W), "region": (3, H, W)}; see `decode`.
         vote_weight: the weight of `vote`.
+        decoding: see `decode`.
 
     Returns:
         semantic map and region map, each (H, W) int64.
     """
-    semantic, region = log_probabilities["semantic"], np.exp(log_probabilities["region"])
-    regions = decode_regions(region, smoothing, threshold, np.exp(semantic), edge_weight)
-    return vote(semantic, regions, vote_weight), regions
+    regions = decode(log_probabilities, **decoding)
+    return vote(log_probabilities["semantic"], regions, vote_weight), regions
 
 
 def kmeans_regions(image: np.ndarray, clusters: int, smoothing: float, seed: int = 0) -> np.ndarray:

@@ -17,12 +17,13 @@ from fusion_lib.models import (
     CrossTaskGates,
     Decoder,
     FusionModel,
+    OwnBlocks,
     TwoNetworks,
     count_parameters,
 )
 
 BOTH = {"semantic": 5, "region": 3}
-SHARING = ("hard", "attention", "gates")
+SHARING = ("hard", "attention", "blocks", "gates")
 
 
 def gradient_norm(module: nn.Module) -> float:
@@ -190,6 +191,15 @@ def test_cross_task_gates_by_their_equation(tasks):
         np.testing.assert_allclose(features[task][0].detach(), expected, atol=1e-6)
 
 
+def test_own_blocks_are_a_block_a_task():
+    torch.manual_seed(3)
+    blocks, shared = OwnBlocks(["semantic", "region"], 3).eval(), torch.randn(2, 3, 4, 4)
+    features = blocks(shared)
+    for task in ("semantic", "region"):
+        torch.testing.assert_close(features[task], blocks.own[task](shared))
+    assert not torch.equal(features["semantic"], features["region"])
+
+
 def test_gates_open_and_closed():
     """Closed, each task keeps its own features; open, it adds all of the other's."""
     gates, shared = CrossTaskGates(["semantic", "region"], 3).eval(), torch.randn(2, 3, 4, 4)
@@ -331,7 +341,7 @@ def test_encoder_misspelt():
 
 
 def test_sharing_misspelt():
-    with pytest.raises(ValueError, match="sharing is 'gate'; expected 'hard', 'attention', 'gates'"):
+    with pytest.raises(ValueError, match="sharing is 'gate'; expected 'hard', 'attention', 'blocks', 'gates'"):
         FusionModel(BOTH, sharing="gate")
 
 

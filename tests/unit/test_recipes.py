@@ -9,8 +9,9 @@ import torch
 
 from examples import RECIPE, Blobs, Reads
 from fusion_lib import metrics, recipes, training
+from fusion_lib.affinities import decode_affinities
 from fusion_lib.models import FusionModel, TwoNetworks
-from fusion_lib.recipes import TASKS, fit, loaders, tune_decoding
+from fusion_lib.recipes import AFFINITY_TASKS, TASKS, fit, loaders, tune_decoding
 from fusion_lib.regions import decode_regions, fuse, vote
 from fusion_lib.targets import region_target
 
@@ -156,6 +157,21 @@ def test_fit_uses_the_recipes_weighting(tmp_path):
 def test_fit_uses_alpha_and_beta():
     _, (entry,) = fit(replace(RECIPE, alpha=0.25, beta=3.0), BOTH)
     assert entry["train_total"] == pytest.approx(0.25 * entry["train_semantic"] + 3 * entry["train_region"], rel=1e-5)
+
+
+def test_fit_with_the_region_task_as_affinities():
+    """Trains, chooses a decoding of the affinities on validation pictures, and is measured with it."""
+    model, (entry,) = fit(RECIPE, AFFINITY_TASKS)
+    assert set(model.heads) == {"semantic", "affinity"} and 0 <= entry["val_miou_affinity"] <= 1
+    decoding = tune_decoding(model, RECIPE)
+    assert list(decoding) == ["bias", "smallest", "edge_weight", "vote_weight"]
+    scores = recipes.scores(model, RECIPE, decoding)
+    assert {"semantic", "voted", "fused", "partition"} < set(scores)
+    outputs = training.predict(model, Blobs("test")[0]["image"])
+    expected = decode_affinities(
+        np.exp(outputs["affinity"]), decoding["bias"], decoding["smallest"], np.exp(outputs["semantic"]), decoding["edge_weight"]
+    )
+    np.testing.assert_array_equal(fuse(outputs, **decoding)[1], expected)
 
 
 # --- the decoding ------------------------------------------------------------------------------

@@ -365,7 +365,7 @@ def test_fuse_by_hand():
 def test_fuse_is_decoding_and_vote(seed):
     probabilities, semantic = random_probabilities(seed), random_semantic(seed)
     logs = {"semantic": np.log(semantic).astype(np.float32), "region": np.log(probabilities).astype(np.float32)}
-    classes, regions = fuse(logs, 0.4, 0.45, 0.3, 0.6)
+    classes, regions = fuse(logs, 0.6, smoothing=0.4, threshold=0.45, edge_weight=0.3)
     expected = decode_regions(probabilities, 0.4, 0.45, semantic, 0.3)
     np.testing.assert_array_equal(regions, expected)
     np.testing.assert_array_equal(classes, vote(logs["semantic"], expected, 0.6))
