@@ -228,7 +228,14 @@ def again(name: str, **run) -> tuple[dict, dict]:
 
 
 def select(rows: list[dict], **values) -> list[dict]:
-    """The rows whose columns have these values."""
+    """The rows whose columns have these values.
+
+    Raises:
+        ValueError: the rows have no such column.
+    """
+    unknown = set(values) - set(rows[0]) if rows else set()
+    if unknown:
+        raise ValueError(f"values names {sorted(unknown)}; the rows have the columns {list(rows[0])}")
     return [row for row in rows if all(row[column] == value for column, value in values.items())]
 
 

@@ -171,9 +171,9 @@ EXPERIMENTS = {
     ),
     "designs": Experiment(
         "What the tasks share, and the weight beta of the region task, tried out on validation pictures.",
-        _grid(data=("scenes",), epochs=(30,), seed=(0, 1), learning_rate=(8e-3,), beta=(1.0, 2.0), model=DESIGNS)
+        _grid(data=("scenes",), epochs=(30,), seed=(0,), learning_rate=(8e-3,), beta=(1.0, 2.0), model=DESIGNS)
         + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 4e-3), beta=(1.0,), model=TRIED[:2])
-        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 4e-3), beta=(1.0, 2.0), model=DESIGNS[:2]),
+        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3,), beta=(1.0, 2.0), model=DESIGNS[:2]),
         (*VALIDATION, *DECODED), settings, decoded_on_validation,
     ),
     "fusion": Experiment(

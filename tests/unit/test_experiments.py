@@ -754,7 +754,7 @@ def test_select():
     rows = [{"a": 1.0, "b": "x"}, {"a": 1.0, "b": "y"}, {"a": 2.0, "b": "x"}]
     assert select(rows, a=1.0) == rows[:2] and select(rows, a=1, b="x") == rows[:1]
     assert select(rows) == rows and select(rows, b="z") == []
-    with pytest.raises(KeyError, match="c"):
+    with pytest.raises(ValueError, match=r"values names \['c'\]; the rows have the columns \['a', 'b'\]"):
         select(rows, c=1)
 
 
