@@ -182,8 +182,10 @@ EXPERIMENTS = {
         TEST, settings, on_test,
     ),
     "photographs": Experiment(
-        "Single tasks, two networks and the fused model on Stanford Background, fold 0, three seeds each.",
-        _grid(data=("photographs",), seed=(0, 1, 2), model=(FUSED, "semantic only", "region only", "two networks")),
+        "Single tasks, two networks and fused models on Stanford Background, fold 0; the design tried out in `designs`, three seeds.",
+        _grid(data=("photographs",), seed=(0, 1, 2), beta=(2.0,), model=("own blocks",))
+        + _grid(data=("photographs",), seed=(0, 1, 2), beta=(1.0,), model=COMPARED[:3])
+        + _grid(data=("photographs",), seed=(0,), beta=(1.0,), model=(FUSED,)),
         TEST, settings, on_test,
     ),
     "labels": Experiment(
