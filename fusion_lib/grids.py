@@ -207,9 +207,10 @@ EXPERIMENTS = {
     ),
     "robustness": Experiment(
         "Single and fused, trained with and without changes of the light, tested under changes of many kinds.",
-        _grid(data=("scenes",), epochs=(30,), seed=(0, 1, 2), light=(0.2, 0.0), model=SINGLE_AND_FUSED)
-        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), light=(0.3,), model=SINGLE_AND_FUSED)
-        + _grid(data=("scenes",), epochs=(SHORT,), seed=(0,), light=(0.2,), model=(FUSED,)),
+        _grid(data=("scenes",), epochs=(30,), seed=(0, 1, 2), light=(0.2, 0.0), beta=(1.0,), model=SINGLE_AND_FUSED)
+        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), light=(0.3,), beta=(1.0,), model=SINGLE_AND_FUSED[:2])
+        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), light=(0.3,), beta=(2.0,), model=("own blocks",))
+        + _grid(data=("scenes",), epochs=(SHORT,), seed=(0,), light=(0.2,), beta=(1.0,), model=(FUSED,)),
         (*CURVES, *BORDERS), changed_settings, under_changes,
     ),
 }  # fmt: skip
