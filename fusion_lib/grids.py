@@ -27,7 +27,8 @@ COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "att
 DESIGNS = ("hard sharing", "own blocks", "gates")  # tried out with more weight on the region task
 TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "affinities")  # "two networks" are the first two
 # Learning rates with the highest validation score of the experiment `tuning`.
-TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2}
+TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2,
+         "affinities": 1.6e-2}
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
 
 SEMANTIC = ("miou", "pixel_accuracy", "iou", "covering_areas", "pq_areas")  # iou: one number a class
