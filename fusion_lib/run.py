@@ -68,8 +68,8 @@ def stanford_background() -> int:
     folder = BUILD / "stanford_background"
     photographs = recipes.PHOTOGRAPHS
     rows = classical_rows(photographs, ("Felzenszwalb",), pictures=15)
-    for name in ("semantic only", "fused"):
-        rows[f"{name}, ImageNet encoder"] = learned_row(photographs, name, folder / name.split()[0])
+    for name, recipe in (("semantic only", photographs), ("fused", recipes.PHOTOGRAPHS_FUSED)):
+        rows[f"{name}, ImageNet encoder"] = learned_row(recipe, name, folder / name.split()[0])
     rows["fused, from scratch"] = learned_row(recipes.PHOTOGRAPHS_SCRATCH, "fused", folder / "scratch")
     scoreboard(rows, "Stanford Background, 143 test photographs of fold 0", BUILD / "scoreboard_stanford_background.md")
     test = datasets.StanfordBackground("test")

@@ -76,6 +76,12 @@ def test_shared_recipe_is_the_tuned_one():
     assert recipes.SCENES.learning_rate == grids.TUNED[grids.FUSED]
 
 
+def test_fused_recipe_for_photographs_is_that_of_the_experiment():
+    """`make run DATASET=stanford_background` trains what notebook 06 reports."""
+    run = {"data": "photographs", "beta": 2.0, "model": "own blocks"}
+    assert grids.recipe_of(run) == recipes.PHOTOGRAPHS_FUSED
+
+
 def test_gains_in_the_readme():
     """README: mIoU by 5.2 to 7.5 points, covering by 0.1 to 1.0; with 10% of the labels 0.517 against 0.319."""
     for column, alone, low, high in (("miou", "semantic only", 5.2, 7.5), ("covering", "region only", 0.1, 1.0)):
