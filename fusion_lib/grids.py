@@ -173,8 +173,7 @@ EXPERIMENTS = {
     "designs": Experiment(
         "What the tasks share, and the weight beta of the region task, tried out on validation pictures.",
         _grid(data=("scenes",), epochs=(30,), seed=(0,), learning_rate=(8e-3,), beta=(1.0, 2.0), model=DESIGNS)
-        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 4e-3), beta=(1.0,), model=TRIED[:2])
-        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3,), beta=(1.0, 2.0), model=DESIGNS[:2]),
+        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3,), beta=(2.0,), model=DESIGNS[:2]),
         (*VALIDATION, *DECODED), settings, decoded_on_validation,
     ),
     "fusion": Experiment(
@@ -205,6 +204,11 @@ EXPERIMENTS = {
         + _grid(epochs=(30,), seed=(0, 1, 2), weighting=METHODS, alpha=(0.5,), model=(FUSED,))
         + _grid(epochs=(SHORT,), seed=(0,), weighting=("observed sum",), alpha=(0.5,), model=(FUSED,)),
         (*TEST, *SERIES), settings, on_test,
+    ),
+    "alphas": Experiment(
+        "alpha, with beta = 1 - alpha, tried out on validation scenes: the plain sum's tuning.",
+        _grid(epochs=(30,), seed=(0,), weighting=("sum",), alpha=(0.1, 0.25, 0.5, 0.75, 0.9), model=(FUSED,)),
+        VALIDATION, settings, on_validation,
     ),
     "robustness": Experiment(
         "Single and fused, trained with and without changes of the light, tested under changes of many kinds.",
