@@ -106,11 +106,14 @@ def gains_on_photographs(column: str, than: str, single: str) -> np.ndarray:
     return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
 
 
-def test_on_photographs_names_are_alike_and_regions_worse():
-    """README: names about as good, regions worse in every run; better ones from two networks decoded together."""
-    assert abs(gains_on_photographs("miou", "miou", "semantic only").mean()) < 0.015
-    assert (gains_on_photographs("covering", "covering", "region only") < 0).all()
-    assert (gains_on_photographs("covering_fused", "covering_fused", "two networks") < 0).all()
+def test_on_photographs_names_gain_and_regions_lose():
+    """README: mIoU up by 0.9 to 1.7 points, covering down in every run, by up to 1.4; two networks together gain in both."""
+    names = 100 * gains_on_photographs("miou_fused", "miou", "semantic only")
+    assert len(names) == 3 and (round(names.min(), 1), round(names.max(), 1)) == (0.9, 1.7)
+    regions = 100 * gains_on_photographs("covering_fused", "covering", "region only")
+    assert len(regions) == 3 and regions.max() < 0 and round(regions.min(), 1) == -1.4
+    (two,) = select(experiments.results("photographs"), model="two networks")
+    assert two["miou_fused"] > two["miou"] and two["covering_fused"] > two["covering"]
 
 
 def test_design_for_photographs_was_the_better_of_those_tried():
