@@ -28,7 +28,7 @@ def test_results_file_is_sound_and_of_this_version(name):
         assert row["commit"] and row["versions"] and row["device"] and row["minutes"] > 0 and row["memory_mib"] > 0
 
 
-@pytest.mark.parametrize("name", ["tuning", "fusion", "labels"])
+@pytest.mark.parametrize("name", ["tuning", "fusion", "labels", "photographs", "heads", "alphas"])
 def test_experiment_is_complete(name):
     assert not experiments.Table(grids.EXPERIMENTS[name], ROOT / "data" / "results" / f"{name}.csv").missing()
 
@@ -107,13 +107,14 @@ def gains_on_photographs(column: str, than: str, single: str) -> np.ndarray:
 
 
 def test_on_photographs_names_gain_and_regions_lose():
-    """README: mIoU up by 0.9 to 1.7 points, covering down in every run, by up to 1.4; two networks together gain in both."""
+    """README: mIoU up by 0.9 to 1.7 points, covering down in every run, by up to 1.4; two networks gain as much."""
     names = 100 * gains_on_photographs("miou_fused", "miou", "semantic only")
     assert len(names) == 3 and (round(names.min(), 1), round(names.max(), 1)) == (0.9, 1.7)
     regions = 100 * gains_on_photographs("covering_fused", "covering", "region only")
     assert len(regions) == 3 and regions.max() < 0 and round(regions.min(), 1) == -1.4
-    (two,) = select(experiments.results("photographs"), model="two networks")
-    assert two["miou_fused"] > two["miou"] and two["covering_fused"] > two["covering"]
+    two = select(experiments.results("photographs"), model="two networks")
+    gains = np.array([[row["miou_fused"] - row["miou"], row["covering_fused"] - row["covering"]] for row in two])
+    assert len(gains) == 3 and (gains >= 0).all() and abs(gains[:, 0].mean() - names.mean() / 100) < 0.002
 
 
 def test_design_for_photographs_was_the_better_of_those_tried():
