@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusion_lib import datasets, experiments, grids, metrics, recipes, run, training
+from fusion_lib import datasets, experiments, grids, metrics, models, recipes, run, training
 from fusion_lib.experiments import select
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +115,14 @@ def test_on_photographs_names_gain_and_regions_lose():
     two = select(experiments.results("photographs"), model="two networks")
     gains = np.array([[row["miou_fused"] - row["miou"], row["covering_fused"] - row["covering"]] for row in two])
     assert len(gains) == 3 and (gains >= 0).all() and abs(gains[:, 0].mean() - names.mean() / 100) < 0.002
+
+
+def test_own_blocks_have_half_of_the_parameters_of_two_networks():
+    """README, on photographs."""
+    design = recipes.PHOTOGRAPHS_FUSED.model | {"pretrained": False}
+    two = models.TwoNetworks(recipes.TASKS, **design | {"sharing": "hard"})
+    share = models.count_parameters(models.FusionModel(recipes.TASKS, **design)) / models.count_parameters(two)
+    assert round(share, 2) == 0.5
 
 
 def test_design_for_photographs_was_the_better_of_those_tried():
