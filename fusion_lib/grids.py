@@ -17,6 +17,7 @@ MODELS = {
     "hard sharing": (("semantic", "region"), "hard"),
     "attention": (("semantic", "region"), "attention"),
     "own blocks": (("semantic", "region"), "blocks"),
+    "own decoders": (("semantic", "region"), "decoders"),
     "gates": (("semantic", "region"), "gates"),
     "affinities": (("semantic", "affinity"), "hard"),
 }
@@ -25,6 +26,7 @@ DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS}
 RECIPE_FIELDS = {field.name for field in fields(recipes.Recipe)} - {"model"}  # a run's "model" is a key of MODELS
 COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
 DESIGNS = ("hard sharing", "own blocks", "gates")  # tried out with more weight on the region task
+PHOTOGRAPH_DESIGNS = ("hard sharing", "own blocks", "own decoders")
 TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "affinities")  # "two networks" are the first two
 # Learning rates with the highest validation score of the experiment `tuning`.
 TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2,
@@ -173,7 +175,8 @@ EXPERIMENTS = {
     "designs": Experiment(
         "What the tasks share, and the weight beta of the region task, tried out on validation pictures.",
         _grid(data=("scenes",), epochs=(30,), seed=(0,), learning_rate=(8e-3,), beta=(1.0, 2.0), model=DESIGNS)
-        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3,), beta=(2.0,), model=DESIGNS[:2]),
+        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3,), beta=(1.0, 2.0), model=PHOTOGRAPH_DESIGNS)
+        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 1e-3, 4e-3), beta=(1.0,), model=COMPARED[:2]),
         (*VALIDATION, *DECODED), settings, decoded_on_validation,
     ),
     "fusion": Experiment(

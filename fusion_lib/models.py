@@ -178,6 +178,22 @@ class CrossTaskGates(OwnBlocks):
         return features
 
 
+class OwnDecoders(nn.Module):
+    """A whole decoder for each task; only the encoder is shared.
+
+    Shape:
+        features: as `Decoder`.
+        returns: {task: (N, width, H_0, W_0)}.
+    """
+
+    def __init__(self, tasks: list[str], channels: list[int], width: int):
+        super().__init__()
+        self.own = nn.ModuleDict({task: Decoder(channels, width) for task in tasks})
+
+    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
+        return {task: decoder(features) for task, decoder in self.own.items()}
+
+
 SHARING = {"attention": AttentionMasks, "blocks": OwnBlocks, "gates": CrossTaskGates}
 
 
@@ -192,7 +208,8 @@ class FusionModel(nn.Module):
         width: channels of the finest stage of the small encoder, and of the decoder.
         pretrained: start the encoder from ImageNet weights; only "lite0" has any.
         sharing: what stands between the shared features and the classifiers: "hard" nothing, "attention" a mask for
-            each task (`AttentionMasks`), "blocks" own features (`OwnBlocks`), "gates" those with `CrossTaskGates`.
+            each task (`AttentionMasks`), "blocks" own features (`OwnBlocks`), "gates" those with `CrossTaskGates`. With
+            "decoders", they are those of the encoder, and each task has a decoder of its own (`OwnDecoders`).
 
     Shape:
         images: (N, 3, H, W) float in [0, 1]; normalisation happens inside. H and W may be any size
@@ -216,18 +233,21 @@ class FusionModel(nn.Module):
             raise ValueError(f"encoder is {encoder!r}; expected 'small' or 'lite0'")
         if pretrained and encoder == "small":
             raise ValueError("pretrained is True, but the encoder 'small' has no pretrained weights; use 'lite0'")
-        if sharing != "hard" and sharing not in SHARING:
-            raise ValueError(f"sharing is {sharing!r}; expected 'hard', {', '.join(map(repr, SHARING))}")
+        if sharing not in ("hard", "decoders", *SHARING):
+            raise ValueError(f"sharing is {sharing!r}; expected one of: hard, decoders, {', '.join(SHARING)}")
         self.config = {"outputs": dict(outputs), "encoder": encoder, "width": width, "sharing": sharing}
         self.encoder = ConvEncoder(width) if encoder == "small" else Lite0Encoder(pretrained)
-        self.decoder = Decoder(self.encoder.channels, width)
-        self.sharing = None if sharing == "hard" else SHARING[sharing](list(outputs), width)
+        if sharing == "decoders":
+            self.decoder, self.sharing = nn.Identity(), OwnDecoders(list(outputs), self.encoder.channels, width)
+        else:
+            self.decoder = Decoder(self.encoder.channels, width)
+            self.sharing = None if sharing == "hard" else SHARING[sharing](list(outputs), width)
         self.heads = nn.ModuleDict({task: nn.Conv2d(width, classes, 3, padding=1) for task, classes in outputs.items()})
         self.register_buffer("mean", torch.tensor(self.MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.STD).view(3, 1, 1), persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
-        """The shared features, (N, width, H', W') at the finest feature map's size."""
+        """The shared features: (N, width, H', W') at the finest feature map's size, or all of the encoder's with own decoders."""
         if not images.is_floating_point():
             raise TypeError(f"images has dtype {images.dtype}; expected float in [0, 1]")
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 16:

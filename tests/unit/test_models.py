@@ -23,7 +23,7 @@ from fusion_lib.models import (
 )
 
 BOTH = {"semantic": 5, "region": 3}
-SHARING = ("hard", "attention", "blocks", "gates")
+SHARING = ("hard", "attention", "blocks", "gates", "decoders")
 
 
 def gradient_norm(module: nn.Module) -> float:
@@ -234,8 +234,10 @@ def test_one_task_alone_needs_no_other(sharing):
 def test_fused_model_shares_encoder_and_decoder_but_no_classifier(task, other, sharing):
     model = FusionModel(BOTH, width=4, sharing=sharing)
     model(torch.rand(2, 3, 16, 16))[task].square().mean().backward()
-    assert gradient_norm(model.encoder) > 0 and gradient_norm(model.decoder) > 0
+    assert gradient_norm(model.encoder) > 0 and (sharing == "decoders" or gradient_norm(model.decoder) > 0)
     assert gradient_norm(model.heads[task]) > 0 and gradient_norm(model.heads[other]) == 0
+    if sharing in ("blocks", "decoders"):
+        assert gradient_norm(model.sharing.own[task]) > 0 and gradient_norm(model.sharing.own[other]) == 0
     if sharing == "attention":
         assert gradient_norm(model.sharing.masks[task]) > 0 and gradient_norm(model.sharing.masks[other]) == 0
     if sharing == "gates":  # the gate into this task lets it train the other's features too
@@ -251,7 +253,8 @@ def test_shared_parameters_are_those_of_encoder_and_decoder_that_train(sharing):
     shared = {names[id(p)] for p in model.shared_parameters()}
     assert shared == {name for name in names.values() if name.startswith(("encoder.", "decoder."))}
     model.encoder.requires_grad_(False)
-    assert {names[id(p)].split(".")[0] for p in model.shared_parameters()} == {"decoder"}
+    left = set() if sharing == "decoders" else {"decoder"}
+    assert {names[id(p)].split(".")[0] for p in model.shared_parameters()} == left
 
 
 def test_two_networks_share_nothing():
@@ -341,7 +344,7 @@ def test_encoder_misspelt():
 
 
 def test_sharing_misspelt():
-    with pytest.raises(ValueError, match="sharing is 'gate'; expected 'hard', 'attention', 'blocks', 'gates'"):
+    with pytest.raises(ValueError, match="sharing is 'gate'; expected one of: hard, decoders, attention, blocks, gates"):
         FusionModel(BOTH, sharing="gate")
 
 
