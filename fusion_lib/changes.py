@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from fusion_lib import metrics
 from fusion_lib.datasets import Scenes, SegmentationDataset
-from fusion_lib.regions import fuse
+from fusion_lib.regions import fuse, has_regions
 from fusion_lib.scenes import (
     REGION_VOID, SEMANTIC_VOID, SMALLEST_REGION, SPLITS, THINGS, Scene, connected_regions, render, sample_scene,
 )  # fmt: skip
@@ -74,7 +74,8 @@ class Changed(SegmentationDataset):
         self.seeds = SPLITS[split] if isinstance(self.base, Scenes) else None
         if self.seeds is None and self.change.pixels is None:
             raise ValueError(f"change is {change!r}, which only scenes can undergo; expected one of {PIXEL_CHANGES}")
-        self.classes, self.value = self.base.classes, self.change.values[severity]
+        self.classes, self.further_classes = self.base.classes, self.base.further_classes
+        self.value = self.change.values[severity]
         self.indices = np.linspace(0, len(self.base) - 1, pictures or len(self.base)).round().astype(int).tolist()
 
     def __len__(self) -> int:
@@ -87,6 +88,10 @@ class Changed(SegmentationDataset):
             return self.change.scene(sample_scene(self.seeds[index]), self.value, chance)
         image, semantic, region = self.base.read(index)
         return _to_bytes(self.change.pixels(image.astype(float), self.value, chance)), semantic, region
+
+    def read_further(self, index: int):
+        """As the pictures had them: a change may move the labels of scenes only, and these have no further ones."""
+        return self.base.read_further(self.indices[index])
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:
@@ -221,7 +226,7 @@ def border_curves(model, dataset, decoding: dict, size=None, edges=BORDER_EDGES)
         sample = dataset[index]
         outputs = predict(model, sample["image"], size)
         maps = {"wrong": outputs["semantic"].argmax(0)}
-        if len(outputs) == 2:
+        if has_regions(outputs):
             maps["wrong_fused"] = fuse(outputs, **decoding)[0]
         for name, labels in maps.items():
             pixels, wrong = border_errors(sample["region"], sample["semantic"], labels, edges)

@@ -3,7 +3,7 @@
 Every data set yields samples
     {"image": tv_tensors.Image uint8 (3, H, W), "semantic": tv_tensors.Mask int64 (H, W), void 255,
      "region": tv_tensors.Mask int64 (H, W), void -1}
-and passes them through `transform`, if one is given.
+and passes them through `transform`, if one is given. A data set may have further label maps; they are as "semantic".
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def cache_folder() -> Path:
 
 
 class SegmentationDataset(Dataset):
-    """Samples of an image, its semantic labels and its region map; a subclass says how to read one."""
+    """Samples of an image, its semantic labels, its region map and any further labels; a subclass reads them."""
 
     classes: tuple[str, ...]
+    further_classes: dict[str, tuple[str, ...]] = {}  # the further label maps and the names of their classes
 
     def __init__(self, transform: Callable[[dict], dict] | None = None):
         self.transform = transform
@@ -58,18 +59,20 @@ class SegmentationDataset(Dataset):
         """image (H, W, 3) uint8, semantic (H, W) with void 255, region (H, W) with void -1."""
         raise NotImplementedError
 
+    def read_further(self, index: int) -> dict[str, np.ndarray]:
+        """The label maps that `further_classes` names, each (H, W) with void 255."""
+        return {}
+
     def __getitem__(self, index: int) -> dict:
         image, semantic, region = self.read(index)
-        for name, labels in (("semantic", semantic), ("region", region)):
+        maps = {"semantic": semantic, "region": region, **self.read_further(index)}
+        for name, labels in maps.items():
             if not np.issubdtype(labels.dtype, np.integer):
                 raise TypeError(f"{name} has dtype {labels.dtype}; expected integers")
             if labels.shape != image.shape[:2]:
                 raise ValueError(f"{name} has shape {labels.shape}; expected that of the image, {image.shape[:2]}")
-        sample = {
-            "image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1)),
-            "semantic": tv_tensors.Mask(torch.from_numpy(semantic.astype(np.int64))),
-            "region": tv_tensors.Mask(torch.from_numpy(region.astype(np.int64))),
-        }
+        sample = {"image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1))}
+        sample |= {name: tv_tensors.Mask(torch.from_numpy(labels.astype(np.int64))) for name, labels in maps.items()}
         return sample if self.transform is None else self.transform(sample)
 
 
@@ -116,7 +119,9 @@ class Scenes(SegmentationDataset):
 class PartlyLabelled(Dataset):
     """Another data set of which only some samples keep their semantic labels; elsewhere all is void (255).
 
-    Region maps stay. Args: dataset, whose samples have been transformed; labelled, the indices that keep theirs.
+    Region maps and further label maps stay.
+
+    Args: dataset, whose samples have been transformed; labelled, the indices that keep theirs.
     """
 
     def __init__(self, dataset: Dataset, labelled):
@@ -133,7 +138,9 @@ class PartlyLabelled(Dataset):
 
 
 class StanfordBackground(SegmentationDataset):
-    """715 photographs of about 320 x 240 with semantic classes and regions (Gould, Fulton & Koller, ICCV 2009).
+    """715 photographs of about 320 x 240 with semantic classes, regions, surfaces (Gould, Fulton & Koller, ICCV 2009).
+
+    Samples hold "surfaces" too: whether a pixel is sky, or on a horizontal or a vertical surface; void 255.
 
     The first use parses the archive (about half a minute) and keeps the pixels in `cache_folder()`; later uses
     map that file into memory. The archive is the variable FUSION_STANFORD_ARCHIVE (the .tar.gz or its unpacked
@@ -151,8 +158,10 @@ class StanfordBackground(SegmentationDataset):
     """
 
     classes = ("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object")
+    further_classes = {"surfaces": ("sky", "horizontal", "vertical")}
     URL = "http://dags.stanford.edu/data/iccv09Data.tar.gz"
-    CONTENT_SHA256 = "16971e359d83367d2dcfb1507181b9cedf6bee57a7d839428f9a5ea7d31512a1"
+    # Of all that is read. It names the cache too: one that was made when fewer kinds of labels were read is not used.
+    CONTENT_SHA256 = "491616e5ca99519f33243af7d7eb526af8c1135761abf42eb4e3e6b01efdcd72"
 
     def __init__(self, split: str, fold: int = 0, transform: Callable | None = None, archive: str | Path | None = None):
         super().__init__(transform)
@@ -166,7 +175,7 @@ class StanfordBackground(SegmentationDataset):
         cache = cache_folder() / self.cache_name()
         if not (cache / "index.csv").is_file():
             _build_cache(cache, archive, self.CONTENT_SHA256)
-        self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 5) uint8: red, green, blue, semantic, region
+        self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 6) uint8: colours, semantic, region, surfaces
         with open(cache / "index.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file)]
         self._rows = [row for row in rows if role.get(fold_of[row["image_id"]], "train") == split]
@@ -181,10 +190,16 @@ class StanfordBackground(SegmentationDataset):
         return len(self._rows)
 
     def read(self, index: int):
+        pixels = self._photograph(index)
+        return pixels[..., :3], pixels[..., 3], pixels[..., 4]
+
+    def read_further(self, index: int):
+        return {"surfaces": self._photograph(index)[..., 5]}
+
+    def _photograph(self, index: int) -> np.ndarray:
         row = self._rows[index]
         height, width, start = int(row["height"]), int(row["width"]), int(row["start"])
-        pixels = self._pixels[start : start + height * width].reshape(height, width, 5)
-        return pixels[..., :3], pixels[..., 3], pixels[..., 4]
+        return self._pixels[start : start + height * width].reshape(height, width, 6)
 
 
 class FolderDataset(SegmentationDataset):
@@ -315,12 +330,12 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
             continue
         image_id = Path(name).stem
         image = np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB"))
-        semantic = _parse_labels(files[f"labels/{image_id}.regions.txt"])
-        layers = _parse_labels(files[f"labels/{image_id}.layers.txt"])
+        kinds = ("regions", "layers", "surfaces")
+        semantic, layers, surfaces = (_parse_labels(files[f"labels/{image_id}.{kind}.txt"]) for kind in kinds)
         region = np.unique(layers, return_inverse=True)[1].reshape(layers.shape)  # at most 135 ids: one byte is enough
-        semantic = np.where(semantic < 0, SEMANTIC_VOID, semantic)
-        stacked = np.concatenate([image, semantic[..., None], region[..., None]], -1)
-        pixels.append(stacked.astype(np.uint8).reshape(-1, 5))
+        semantic, surfaces = (np.where(labels < 0, SEMANTIC_VOID, labels) for labels in (semantic, surfaces))
+        stacked = np.dstack([image, semantic, region, surfaces])
+        pixels.append(stacked.astype(np.uint8).reshape(-1, 6))
         rows.append(f"{image_id},{image.shape[0]},{image.shape[1]},{start}\n")
         start += len(pixels[-1])
     beside = cache.with_name(f"{cache.name}.{os.getpid()}.part")
@@ -332,7 +347,7 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
     except OSError as error:
         if not (cache / "index.csv").is_file():  # else another process was faster; its cache is as good
             raise OSError(
-                error.errno, f"cannot write {cache.name} ({error.strerror}); free 300 MB or set {CACHE_VARIABLE} elsewhere"
+                error.errno, f"cannot write {cache.name} ({error.strerror}); free 350 MB or set {CACHE_VARIABLE} elsewhere"
             ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -344,8 +359,8 @@ def _parse_labels(text: bytes) -> np.ndarray:
 
 
 def _read_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """(name inside iccv09Data, content) of every photograph, semantic map and region map."""
-    wanted = (".jpg", ".regions.txt", ".layers.txt")
+    """(name inside iccv09Data, content) of every photograph and of its three label files."""
+    wanted = (".jpg", ".regions.txt", ".layers.txt", ".surfaces.txt")
     if source.is_dir():
         root = source / "iccv09Data" if (source / "iccv09Data").is_dir() else source
         for path in root.glob("*/*"):

@@ -1,4 +1,4 @@
-"""Joint transforms: whatever moves the image moves both label maps with it, by nearest neighbour.
+"""Joint transforms: whatever moves the image moves its label maps with it, by nearest neighbour.
 
 A sample is a dict of torchvision `tv_tensors` (see `datasets`), and torchvision's own transforms keep its
 parts together. What they do not know is that this project has two kinds of void, and that a region cut in
@@ -21,11 +21,12 @@ class Finish:
     """Last of the joint transforms: image to float in [0, 1], outside to void, regions connected and renumbered."""
 
     def __call__(self, sample: dict) -> dict:
-        semantic, region = sample["semantic"].long(), np.asarray(sample["region"])
+        region = np.asarray(sample["region"])
+        labels = {name: value.long() for name, value in sample.items() if isinstance(value, tv_tensors.Mask)}
         return {
             **sample,
             "image": v2.functional.to_dtype(sample["image"], torch.float32, scale=True),
-            "semantic": tv_tensors.Mask(torch.where(semantic < 0, SEMANTIC_VOID, semantic)),
+            **{name: tv_tensors.Mask(torch.where(value < 0, SEMANTIC_VOID, value)) for name, value in labels.items()},
             "region": tv_tensors.Mask(torch.from_numpy(connected_regions(np.where(region < 0, REGION_VOID, region)))),
         }
 

@@ -53,11 +53,20 @@ def stanford_counts() -> str:
 
 
 def stanford_classes() -> str:
-    classes = datasets.StanfordBackground.classes
+    return _shares("class", datasets.StanfordBackground.classes, lambda photographs, index: photographs.read(index)[1])
+
+
+def stanford_surfaces() -> str:
+    ((name, classes),) = datasets.StanfordBackground.further_classes.items()
+    return _shares("surface", classes, lambda photographs, index: photographs.read_further(index)[name])
+
+
+def _shares(what: str, classes: tuple[str, ...], read: Callable) -> str:
     pixels, showing = np.zeros((5, 256), int), np.zeros(256, int)
     for fold in range(5):
-        for semantic, _ in _photographs(fold):
-            counts = np.bincount(semantic.ravel(), minlength=256)
+        photographs = datasets.StanfordBackground("test", fold)
+        for index in range(len(photographs)):
+            counts = np.bincount(read(photographs, index).ravel(), minlength=256)
             pixels[fold] += counts
             showing += counts > 0
     share, total = 100 * pixels / pixels.sum(1, keepdims=True), 100 * pixels.sum(0) / pixels.sum()
@@ -71,7 +80,7 @@ def stanford_classes() -> str:
         )
         for index, name in enumerate(classes)
     ]
-    return _table(("index", "class", "% of pixels", "lowest to highest fold", "photographs that show it"), rows)
+    return _table(("index", what, "% of pixels", "lowest to highest fold", "photographs that show it"), rows)
 
 
 TABLES: dict[tuple[str, str], Callable[[], str]] = {  # (data card, heading): what stands below it
@@ -79,6 +88,7 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {  # (data card, heading): wh
     ("scenes.md", "Classes"): scenes_classes,
     ("stanford_background.md", "Counts"): stanford_counts,
     ("stanford_background.md", "Classes"): stanford_classes,
+    ("stanford_background.md", "Surfaces"): stanford_surfaces,
 }
 
 

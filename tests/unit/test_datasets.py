@@ -61,6 +61,25 @@ def test_data_set_without_a_reader_is_refused():
         SegmentationDataset()[0]
 
 
+def test_further_labels_of_wrong_shape_are_refused():
+    class Own(SegmentationDataset):
+        def read(self, index):
+            return np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), int), np.zeros((4, 4), int)
+
+        def read_further(self, index):
+            return {"depth": np.zeros((4, 5), int)}
+
+    with pytest.raises(ValueError, match=r"depth has shape \(4, 5\); expected that of the image, \(4, 4\)"):
+        Own()[0]
+
+
+@pytest.mark.parametrize("name", ["scenes", "folder"])
+def test_data_sets_without_further_labels_have_none(tmp_path, name):
+    write_folder(tmp_path)
+    data = Scenes("val") if name == "scenes" else FolderDataset(tmp_path, CLASSES)
+    assert set(data[0]) == {"image", "semantic", "region"} and data.further_classes == {}
+
+
 @pytest.mark.parametrize(
     "semantic, region, name",
     [
@@ -156,32 +175,36 @@ def test_partly_labelled_leaves_the_data_set_as_it_is():
 # --- Stanford Background on ten made-up photographs --------------------------------------------
 
 
-def photograph(number: int) -> tuple[bytes, np.ndarray, np.ndarray]:
-    """JPEG file, semantic labels with -1 for unknown, layer ids with gaps."""
+def photograph(number: int) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
+    """JPEG file, semantic labels with -1 for unknown, layer ids with gaps, surfaces with -1 for unknown."""
     rng = np.random.default_rng(number)
     height, width = 12 + number, 20 - number
     buffer = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue(), rng.integers(-1, 8, (height, width)), 7 * rng.integers(0, 5, (height, width)) + 3
+    semantic, layers = rng.integers(-1, 8, (height, width)), 7 * rng.integers(0, 5, (height, width)) + 3
+    return buffer.getvalue(), semantic, layers, rng.integers(-1, 3, (height, width))
 
 
 def made_up_files() -> dict[str, bytes]:
     files = {}
     for number, image_id in enumerate(IDS):
-        image, semantic, layers = photograph(number)
+        image, semantic, layers, surfaces = photograph(number)
         files[f"images/{image_id}.jpg"] = image
-        for kind, labels in (("regions", semantic), ("layers", layers), ("surfaces", 0 * layers)):
+        for kind, labels in (("regions", semantic), ("layers", layers), ("surfaces", surfaces)):
             rows = (" ".join(map(str, row)) for row in labels.tolist())
             files[f"labels/{image_id}.{kind}.txt"] = "\n".join(rows).encode() + b"\n"
     files["README"] = b"made up"
     return files
 
 
-def content_sha256(files: dict[str, bytes]) -> str:
+READ = (".jpg", ".regions.txt", ".layers.txt", ".surfaces.txt")
+
+
+def content_sha256(files: dict[str, bytes], kinds: tuple[str, ...] = READ) -> str:
     """Of names and contents, in the order of the names: the same for an archive and for its unpacked folder."""
     digest = hashlib.sha256()
     for name in sorted(files):
-        if name.endswith((".jpg", ".regions.txt", ".layers.txt")):
+        if name.endswith(kinds):
             digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
     return digest.hexdigest()
 
@@ -219,12 +242,16 @@ def test_stanford_reads_what_the_archive_holds(stanford, cache):
     data = StanfordBackground("train", fold=0, archive=stanford)
     assert len(data) == 6
     for index, image_id in enumerate(data.image_ids):
-        jpeg, semantic, layers = photograph(int(image_id))
+        jpeg, semantic, layers, surfaces = photograph(int(image_id))
         image, got_semantic, region = data.read(index)
         np.testing.assert_array_equal(image, np.asarray(Image.open(io.BytesIO(jpeg))))
         np.testing.assert_array_equal(got_semantic, np.where(semantic == -1, 255, semantic))
         np.testing.assert_array_equal(region, (layers - 3) // 7)
-        assert data[index]["semantic"].shape == (12 + int(image_id), 20 - int(image_id))
+        sample = data[index]
+        assert set(sample) == {"image", "semantic", "region", "surfaces"} and data.further_classes.keys() == {"surfaces"}
+        np.testing.assert_array_equal(sample["surfaces"], np.where(surfaces == -1, 255, surfaces))
+        assert isinstance(sample["surfaces"], tv_tensors.Mask) and sample["surfaces"].dtype == torch.int64
+        assert sample["semantic"].shape == (12 + int(image_id), 20 - int(image_id))
 
 
 @pytest.mark.parametrize("fold", range(5))
@@ -255,6 +282,16 @@ def test_stanford_second_use_needs_no_archive(stanford, cache, monkeypatch):
     monkeypatch.setattr(datasets, "_parse_labels", None)  # nothing is parsed again
     assert torch.equal(StanfordBackground("test")[0]["image"], first["image"])
     assert [path.name for path in cache.iterdir()] == [f"stanford_background_{StanfordBackground.CONTENT_SHA256[:12]}"]
+
+
+def test_stanford_cache_without_surfaces_is_neither_used_nor_touched(stanford, cache):
+    """Until surfaces were read, a cache had five bytes a pixel, and a name made from what was read then."""
+    old = cache / f"stanford_background_{content_sha256(made_up_files(), READ[:3])[:12]}"
+    old.mkdir(parents=True)
+    np.save(old / "pixels.npy", np.zeros((1, 5), np.uint8))
+    (old / "index.csv").write_text("image_id,height,width,start\n" + "".join(f"{i},1,1,0\n" for i in IDS))
+    assert StanfordBackground("test", archive=stanford)[0]["surfaces"].shape == (12, 20)
+    assert np.load(old / "pixels.npy").shape == (1, 5) and len(list(cache.iterdir())) == 2
 
 
 def test_stanford_environment_variable_names_the_archive(stanford, monkeypatch):
@@ -309,11 +346,11 @@ def test_stanford_archive_is_no_archive(cache, stanford):
     check_archive_is_refused(stanford, cache, "iccv09Data.tar.gz is cut short or no tar archive")
 
 
-@pytest.mark.parametrize("change", ["a label", "a missing file", "one more file"])
+@pytest.mark.parametrize("change", ["a label", "a surface", "a missing file", "one more file"])
 def test_stanford_archive_with_other_content(stanford, cache, change):
     files = made_up_files()
-    if change == "a label":
-        name = f"labels/{IDS[0]}.regions.txt"
+    if change in ("a label", "a surface"):
+        name = f"labels/{IDS[0]}.{'regions' if change == 'a label' else 'surfaces'}.txt"
         files[name] = files[name].replace(b"1", b"2", 1)
     elif change == "a missing file":
         del files[f"images/{IDS[3]}.jpg"]
@@ -616,12 +653,13 @@ def test_facts_about_the_real_photographs(tmp_path, monkeypatch):
     folds = [StanfordBackground("test", fold) for fold in range(5)]
     assert [len(fold) for fold in folds] == [143] * 5
     counts, named, labelled, sizes, regions, same = np.zeros(256, int), 0, 0, [], [], collections.defaultdict(list)
-    areas = []
+    areas, surfaces = [], np.zeros((256, 256), int)  # semantic label, surface
     for number, fold in enumerate(folds):
         for index, image_id in enumerate(fold.image_ids):
             image, semantic, region = fold.read(index)
             assert (semantic[semantic > 7] == 255).all()
             counts += np.bincount(semantic.ravel(), minlength=256)
+            np.add.at(surfaces, (semantic, fold.read_further(index)["surfaces"]), 1)
             sizes.append(semantic.shape)
             regions.append(len(np.unique(region)))
             areas += np.unique(region, return_counts=True)[1].tolist()
@@ -632,6 +670,11 @@ def test_facts_about_the_real_photographs(tmp_path, monkeypatch):
             same[image.tobytes()].append((image_id, number))
     shares = (100 * counts[[*range(8), 255]] / counts.sum()).round(1).tolist()
     assert shares == [14.5, 14.0, 22.5, 6.8, 4.0, 22.6, 1.3, 13.7, 0.5]
+    shares = (100 * surfaces.sum(0)[[0, 1, 2, 255]] / surfaces.sum()).round(2).tolist()
+    assert shares == [15.1, 33.77, 51.12, 0.01] and surfaces.sum(0)[3:255].sum() == 0
+    both = surfaces[:8, :3]
+    assert both.argmax(1).tolist() == [0, 2, 1, 1, 1, 2, 2, 2]  # the surface that most pixels of a class lie on
+    assert round(100 * both.max(1).sum() / both.sum(), 1) == 95.4
     assert len(set(sizes)) == 51 and sizes.count((240, 320)) == 531
     assert (min(regions), np.median(regions), max(regions)) == (2, 18, 135)
     assert round(100 * named / labelled, 1) == 93.3

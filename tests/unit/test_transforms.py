@@ -1,4 +1,4 @@
-"""Joint transforms: image and both label maps move together, labels by nearest neighbour."""
+"""Joint transforms: image and label maps move together, labels by nearest neighbour."""
 
 import numpy as np
 import pytest
@@ -173,6 +173,31 @@ def test_light_changes_the_image_only():
     assert not torch.equal(plain["image"], lit["image"])
     assert torch.equal(plain["semantic"], lit["semantic"]) and torch.equal(plain["region"], lit["region"])
     assert 0 <= lit["image"].min() and lit["image"].max() <= 1
+
+
+EVERYTHING = {"smallest_crop": 0.4, "rotation": 20, "light": 0.3}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_further_label_map_moves_with_the_others_and_changes_nothing_else(seed):
+    """It shows the semantic labels again, so it must stay equal to them, void outside included."""
+    sample = coded_sample(seed)
+    seen = []
+    for given in (sample, {**sample, "surfaces": sample["semantic"].clone()}):
+        torch.manual_seed(seed)
+        seen.append(augmentation((40, 44), **EVERYTHING)(given))
+        seen[-1]["next"] = torch.rand(1)  # the same random numbers have been drawn
+    surfaces = seen[1].pop("surfaces")
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0]) and set(seen[0]) == set(seen[1])
+    assert torch.equal(surfaces, seen[1]["semantic"]) and isinstance(surfaces, tv_tensors.Mask)
+    assert surfaces.dtype == torch.int64 and surfaces.min() > 0
+
+
+def test_finish_turns_what_lies_outside_into_void_in_every_label_map():
+    sample = sample_of(np.array([[0, 1]]), np.array([[0, 0]]))
+    done = Finish()({**sample, "surfaces": tv_tensors.Mask(torch.tensor([[-1, 2]])), "numbers": torch.tensor([-1])})
+    assert done["surfaces"].tolist() == [[255, 2]] and done["semantic"].tolist() == [[0, 1]]
+    assert done["numbers"].tolist() == [-1]  # no label map
 
 
 def test_augmentation_depends_on_torch_seed_only():
