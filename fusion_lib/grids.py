@@ -8,6 +8,8 @@ from pathlib import Path
 
 from fusion_lib import changes, datasets, models, recipes
 from fusion_lib.experiments import Experiment, fingerprint
+from fusion_lib.losses import ALL_TARGET_KEYS
+from fusion_lib.regions import has_regions
 
 # What a model learns, whether it is two networks, and which design FusionModel has.
 MODELS = {
@@ -70,7 +72,7 @@ def train(run: dict, folder: Path | None):
 
     "two networks" are the semantic-only and the region-only network of the same seed, side by side.
     """
-    classes = recipes.TASKS | recipes.AFFINITY_TASKS
+    classes = recipes.SURFACES_TASKS | recipes.AFFINITY_TASKS
     outputs = {task: classes[task] for task in MODELS[run["model"]][0]}
     if run["model"] != "two networks":
         return recipes.fit(recipe_of(run), outputs, run["seed"], folder)
@@ -98,7 +100,7 @@ def decoded_on_validation(run: dict, folder: Path | None) -> dict:
     model, history = train(run, folder)
     recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
     numbers = _best(history)
-    if tasks != ("semantic",):
+    if has_regions(tasks):
         scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
         numbers |= {"covering": scores["partition"]["covering"]}
         if "semantic" in tasks:
@@ -138,7 +140,7 @@ def changed_settings(run: dict) -> dict:
 
 def _numbers(model, recipe: recipes.Recipe) -> dict:
     tasks = model.config["outputs"] if isinstance(model, models.FusionModel) else recipes.TASKS
-    decoding = recipes.tune_decoding(model, recipe, joint=False) if tuple(tasks) != ("semantic",) else {}
+    decoding = recipes.tune_decoding(model, recipe, joint=False) if has_regions(tasks) else {}
     scores = recipes.scores(model, recipe, decoding)
     numbers = {}
     if "semantic" in tasks:
@@ -147,7 +149,8 @@ def _numbers(model, recipe: recipes.Recipe) -> dict:
         numbers |= {f"{name}_areas": scores["areas"].get(full) for name, full in (("covering", "covering"), ("pq", "panoptic_quality"))}
     if "partition" in scores:
         numbers |= {name: scores["partition"][name] for name in REGION}
-    if len(tasks) == 2:
+    numbers |= {f"miou_{task}": scores[task]["miou"] for task in tasks if task not in ALL_TARGET_KEYS}
+    if "semantic" in tasks and has_regions(tasks):
         decoding = recipes.tune_decoding(model, recipe)
         joint = recipes.scores(model, recipe, decoding)
         numbers |= {name: decoding[name] for name in ("edge_weight", "vote_weight")}

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from scipy import ndimage, sparse
 
-from fusion_lib.regions import decode, fuse, vote
+from fusion_lib.losses import ALL_TARGET_KEYS
+from fusion_lib.regions import decode, fuse, has_regions, vote
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, STUFF, THINGS, connected_regions
 from fusion_lib.targets import boundary_mask
 from fusion_lib.training import predict
@@ -134,11 +135,12 @@ class PanopticQuality:
 
 
 def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None, panoptic: bool = True) -> dict:
-    """Both tasks' metrics of a model over a data set, each picture at its own resolution.
+    """Every task's metrics of a model over a data set, each picture at its own resolution.
 
     Args:
-        model: a `FusionModel` or `TwoNetworks`, with one task or both.
-        dataset: yields samples as `datasets` does; only its "image", "semantic" and "region" are used.
+        model: a `FusionModel` or `TwoNetworks`, with any tasks.
+        dataset: yields samples as `datasets` does; its "image", "semantic" and "region" are used, and the labels of
+            every further task of the model, under the task's name.
         decoding: arguments of `regions.fuse`; for a model with the region task alone, "smoothing" and "threshold".
         size: see `training.predict`.
         panoptic: also compute panoptic quality (classes named as in `scenes`).
@@ -146,7 +148,11 @@ def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None
     Returns:
         Depending on the tasks: "semantic" (argmax), "voted" (one class a region) and "fused" (the vote's weight as in
         `decoding`), each as `semantic_scores`; "partition", the means of `partition_scores`; "panoptic_quality" of
-        the voted map; and "areas", covering and panoptic quality of the argmax map's connected areas as regions.
+        the voted map; "areas", covering and panoptic quality of the argmax map's connected areas as regions; and under
+        the name of each further task the `semantic_scores` of its argmax.
+
+    Raises:
+        ValueError: a sample lacks the labels of a further task.
     """
     num_classes = len(dataset.classes)
     confusions: dict[str, np.ndarray] = {}
@@ -156,12 +162,12 @@ def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None
         sample = dataset[index]
         true_semantic, true_region = np.asarray(sample["semantic"]), np.asarray(sample["region"])
         outputs, maps = predict(model, sample["image"], size), {}
-        if len(outputs) == 2:
-            maps["fused"], region = fuse(outputs, **decoding)
-            maps["voted"] = vote(outputs["semantic"], region)
-        elif "semantic" not in outputs:
-            region = decode(outputs, **decoding)
-        if outputs.keys() != {"semantic"}:
+        if has_regions(outputs):
+            if "semantic" in outputs:
+                maps["fused"], region = fuse(outputs, **decoding)
+                maps["voted"] = vote(outputs["semantic"], region)
+            else:
+                region = decode(outputs, **decoding)
             partitions.append(partition_scores(true_region, region))
         if "semantic" in outputs:
             maps["semantic"] = outputs["semantic"].argmax(0)
@@ -173,6 +179,11 @@ def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None
                 quality["voted"].update(true_semantic, true_region, maps["voted"], region)
         for name, labels in maps.items():
             confusions[name] = confusions.get(name, 0) + confusion_matrix(true_semantic, labels, num_classes)
+        for task in (task for task in outputs if task not in ALL_TARGET_KEYS):
+            if task not in sample:
+                raise ValueError(f"the sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}")
+            confusion = confusion_matrix(sample[task], outputs[task].argmax(0), len(outputs[task]))
+            confusions[task] = confusions.get(task, 0) + confusion
     scores: dict = {name: semantic_scores(confusion) for name, confusion in confusions.items()}
     if partitions:
         scores["partition"] = mean_scores(partitions)

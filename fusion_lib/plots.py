@@ -20,6 +20,7 @@ from fusion_lib.targets import REGION_CLASSES, boundary_mask
 PALETTE = np.array(
     [(86, 180, 233), (230, 159, 0), (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (240, 228, 66), (90, 90, 90)]
 ) / 255  # fmt: skip
+CLASS_COLOURS = np.concatenate([PALETTE, 0.55 * PALETTE + 0.45, 0.55 * PALETTE])  # no 24 colours stay apart well
 VOID_COLOUR = np.array((1.0, 1.0, 1.0))
 REGION_TARGET_COLOURS = np.array([(0.05, 0.05, 0.05), (230, 159, 0), (245, 240, 220)], float)
 REGION_TARGET_COLOURS[1:] /= 255
@@ -44,9 +45,9 @@ def use_style() -> None:
 
 
 def colour_classes(labels: np.ndarray) -> np.ndarray:
-    """(H, W) class indices -> (H, W, 3) colours; void (255) is white."""
+    """(H, W) class indices -> (H, W, 3) colours; void (255) is white. Beyond the eighth, colours are paler or darker."""
     labels = np.asarray(labels)
-    return np.where((labels == SEMANTIC_VOID)[..., None], VOID_COLOUR, PALETTE[labels % len(PALETTE)])
+    return np.where((labels == SEMANTIC_VOID)[..., None], VOID_COLOUR, CLASS_COLOURS[labels % len(CLASS_COLOURS)])
 
 
 def colour_regions(region: np.ndarray) -> np.ndarray:
@@ -87,7 +88,7 @@ def show(panels: dict[str, np.ndarray], legend: tuple[str, ...] = (), columns: i
 
     Args:
         panels: {title: (H, W, 3) colours or uint8, or (H, W) values drawn in the `cividis` colour map}.
-        legend: class names, in the order of `PALETTE`; or `REGION_CLASSES`.
+        legend: class names, in the order of `CLASS_COLOURS`; or `REGION_CLASSES`.
         columns: panels in a row.
         panel: width of one panel in inches.
     """
@@ -104,7 +105,7 @@ def show(panels: dict[str, np.ndarray], legend: tuple[str, ...] = (), columns: i
         axis.imshow(_image(picture), cmap="cividis")
         axis.set_title(title, fontsize=10)
     if legend:
-        colours = REGION_TARGET_COLOURS if tuple(legend) == REGION_CLASSES else PALETTE
+        colours = REGION_TARGET_COLOURS if tuple(legend) == REGION_CLASSES else CLASS_COLOURS
         handles = [Patch(facecolor=colour, edgecolor="black", label=name) for colour, name in zip(colours, legend)]
         figure.legend(handles=handles, loc="lower center", ncols=-(-len(legend) // lines), frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, (0.1 + 0.17 * lines) / figure.get_figheight() if legend else 0, 1, 1))
@@ -113,9 +114,9 @@ def show(panels: dict[str, np.ndarray], legend: tuple[str, ...] = (), columns: i
     return Drawn(tuple(panels), tuple(legend), ranges)
 
 
-def show_history(history: list[dict], names: tuple[str, ...] = ("total", "semantic", "region")) -> Drawn:
+def show_history(history: list[dict]) -> Drawn:
     """Training and validation loss of each part over the epochs, and the validation mIoU of each task."""
-    names = tuple(name for name in names if f"train_{name}" in history[0])
+    names = tuple(name.removeprefix("train_") for name in history[0] if name.startswith("train_"))
     tasks = tuple(name.removeprefix("val_miou_") for name in history[0] if name.startswith("val_miou_"))
     figure, axes = plt.subplots(1, len(names) + 1, figsize=(3.1 * (len(names) + 1), 2.8), squeeze=False)
     epochs = [entry["epoch"] + 1 for entry in history]
@@ -124,7 +125,7 @@ def show_history(history: list[dict], names: tuple[str, ...] = ("total", "semant
         axis.plot(epochs, [entry[f"val_{name}"] for entry in history], "--", label="val")
         axis.set(title=f"{name} loss", xlabel="epoch")
         axis.legend(frameon=False)
-    for task, style in zip(tasks, ("-", "--", ":")):
+    for task, style in zip(tasks, ("-", "--", ":", "-.") * len(tasks)):
         axes[0][-1].plot(epochs, [entry[f"val_miou_{task}"] for entry in history], style, label=task)
     axes[0][-1].set(title="val mIoU of pixel classes", xlabel="epoch", ylim=(0, 1))
     axes[0][-1].legend(frameon=False)

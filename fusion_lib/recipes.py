@@ -18,11 +18,20 @@ from torchvision.transforms import v2
 from fusion_lib import datasets, metrics, models, targets, training, weighting
 from fusion_lib.affinities import OFFSETS, AffinityTarget
 from fusion_lib.losses import FusionLoss
-from fusion_lib.regions import decode, felzenszwalb_regions, fuse, gradient_watershed_regions, kmeans_regions, vote
+from fusion_lib.regions import (
+    decode,
+    felzenszwalb_regions,
+    fuse,
+    gradient_watershed_regions,
+    has_regions,
+    kmeans_regions,
+    vote,
+)
 from fusion_lib.transforms import augmentation, evaluation_transform
 
 TASKS = {"semantic": 8, "region": 3}  # classes of each task, on the scenes and on the photographs
 AFFINITY_TASKS = {"semantic": 8, "affinity": len(OFFSETS)}  # the region task in another form, see `affinities`
+SURFACES_TASKS = {**TASKS, "surfaces": 3}  # a third task, which only the photographs have labels for
 # What a decoding is chosen from, for each form of the region task.
 DECODINGS = {
     "region": {"smoothing": (0.5, 1.0, 2.0), "threshold": (0.5, 0.6, 0.7, 0.8, 0.9), "edge_weight": (0.0, 0.5, 1.0)},
@@ -113,12 +122,17 @@ def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Pa
 def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True) -> dict:
     """The decoding that suits validation pictures best: regions by mean covering, then the vote's weight by mIoU.
 
-    Returns the arguments of `regions.fuse` for a model of both tasks (with `joint` False the class edges stay out and
-    the vote's weight is 1), and of `regions.decode` for one with the region task alone.
+    Returns the arguments of `regions.fuse` for a model of both tasks, whatever others it has (with `joint` False the class edges stay out and
+    the vote's weight is 1), and of `regions.decode` for one without the semantic task.
+
+    Raises:
+        ValueError: the model has no region task.
     """
     val = recipe.dataset("val")
     samples = [val[index] for index in range(min(pictures, len(val)))]
     predicted = [training.predict(model, s["image"], seen(recipe)) for s in samples]
+    if not has_regions(predicted[0]):
+        raise ValueError(f"model has the tasks {list(predicted[0])}; expected the region task among them")
     both = "semantic" in predicted[0]
     grid = DECODINGS["affinity" if "affinity" in predicted[0] else "region"]
     if not (both and joint):

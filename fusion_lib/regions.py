@@ -107,6 +107,11 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
     return total.argmax(0).astype(np.int64)
 
 
+def has_regions(tasks) -> bool:
+    """Whether the region task, in one of its two forms, is among the tasks (their names, or a dict with these as keys)."""
+    return "region" in tasks or "affinity" in tasks
+
+
 def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
     """The region map of one picture, from whichever region head the model has.
 

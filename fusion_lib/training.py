@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from fusion_lib.losses import ALL_TARGET_KEYS, FusionLoss
+from fusion_lib.losses import FusionLoss, target_key
 from fusion_lib.models import FusionModel
 from fusion_lib.scenes import SEMANTIC_VOID
 from fusion_lib.weighting import PlainSum
@@ -201,7 +201,7 @@ def validate(model: nn.Module, loss: FusionLoss, loader: DataLoader, device: tor
             metric = scores.setdefault(
                 task, MulticlassJaccardIndex(2 if binary else logits.shape[1], ignore_index=SEMANTIC_VOID).to(device)
             )
-            metric.update((logits > 0).long() if binary else logits.argmax(1), batch[ALL_TARGET_KEYS[task]])
+            metric.update((logits > 0).long() if binary else logits.argmax(1), batch[target_key(task)])
     mious = {f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()}
     return {f"val_{name}": value for name, value in sums.items()} | mious | {
         "val_score": sum(mious.values()) / len(mious)

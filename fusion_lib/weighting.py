@@ -154,6 +154,6 @@ def choose(name: str) -> PlainSum:
 
 
 def _both(parts: dict[str, Tensor]) -> Tensor:
-    if not parts.keys() >= TARGET_KEYS.keys():
+    if parts.keys() - {"total"} != TARGET_KEYS.keys():
         raise ValueError(f"parts has {sorted(parts)}; a weighting other than the plain sum expects {' and '.join(TARGET_KEYS)}")
     return torch.stack([parts[task] for task in TARGET_KEYS])
