@@ -51,6 +51,12 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def half_precision(device: torch.device) -> torch.dtype:
+    """bfloat16, or float16 on a CUDA device that lacks it; the latter needs its losses scaled."""
+    lacks = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    return torch.float16 if lacks else torch.bfloat16
+
+
 def describe_machine() -> str:
     """One line on what the training will run on, and how to get more on a hosted notebook."""
     if torch.cuda.is_available():
@@ -75,6 +81,7 @@ def train(
     weighting: PlainSum | None = None,
     folder: str | Path | None = None,
     save_every: int = 200,
+    compile: bool = False,
     stop_after: int | None = None,
 ) -> list[dict]:
     """Train by gradient descent on the summed loss; leaves the best weights in `model`.
@@ -100,6 +107,7 @@ def train(
             another one the run cannot be resumed, so `folder` must be None.
         folder: where to keep the state, and `best.safetensors`; see `checkpoints.Run`. A run found there is resumed.
         save_every: batches between two states within an epoch; one is written after every epoch, too.
+        compile: put the model behind `torch.compile` at the first batch; where that fails, go on without, and say why.
         stop_after: end this call after so many epochs, as an interruption would.
 
     Returns:
@@ -116,7 +124,7 @@ def train(
     weighting = _checked(weighting, folder, train_loader, epochs, stop_after, count)
     device = device or choose_device()
     model = model.to(device, memory_format=torch.channels_last)  # on a CPU too, convolutions run faster so
-    synchronized = nn.parallel.DistributedDataParallel(model) if count > 1 else model
+    forward = nn.parallel.DistributedDataParallel(model) if count > 1 else model
     loss = loss.to(device)
     steps = epochs * len(train_loader)
     groups = [{"params": list(model.parameters())}, {"params": weighting.learned(device), "weight_decay": 0.0}]
@@ -124,7 +132,7 @@ def train(
         [g for g in groups if g["params"]], lr=learning_rate, weight_decay=weight_decay, fused=device.type != "mps"
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps)
-    precision = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    precision = half_precision(device)
     mixed = torch.autocast(device.type, precision, enabled=device.type == "cuda")
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == torch.float16)
     settings = {"epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay,
@@ -149,8 +157,13 @@ def train(
             run.restore_random()
             for number, batch in enumerate(batches, len(run.losses)):
                 batch = _to_device(batch, device)
+                if compile:
+                    with mixed:
+                        forward, problem = compiled(forward, batch["image"])
+                    compile = False
+                    print(f"not compiled: {problem}" if problem else "compiled")
                 optimizer.zero_grad(set_to_none=True)
-                parts, pieces = _descend(synchronized, model, loss, batch, weighting, scaler.scale, mixed, pieces)
+                parts, pieces = _descend(forward, model, loss, batch, weighting, scaler.scale, mixed, pieces)
                 run.losses.append(parts)
                 unseen.append(batch)
                 pause = interrupts.asked or (number + 1) % save_every == 0
@@ -199,14 +212,14 @@ def _checked(weighting, folder, train_loader, epochs: int, stop_after: int | Non
     return weighting or PlainSum()
 
 
-def _descend(synchronized, model, loss, batch, weighting, scale, mixed, pieces: int) -> tuple[dict, int]:
+def _descend(forward, model, loss, batch, weighting, scale, mixed, pieces: int) -> tuple[dict, int]:
     """Fill the gradients with those of a batch's loss, in as many pieces as it takes; parts of the loss, and pieces."""
     size = len(batch["image"])
     while True:
         try:
-            return _in_pieces(synchronized, model, loss, batch, weighting, scale, mixed, pieces), pieces
+            return _in_pieces(forward, model, loss, batch, weighting, scale, mixed, pieces), pieces
         except torch.cuda.OutOfMemoryError as error:
-            if 2 * pieces > size or type(weighting) is not PlainSum or synchronized is not model:
+            if 2 * pieces > size or type(weighting) is not PlainSum or processes.rank_and_count()[1] > 1:
                 raise type(error)(
                     f"a batch of {size} pictures, {math.ceil(size / pieces)} at a time, does not fit the GPU's memory ({error}); "
                     "use smaller pictures, or a smaller batch"
@@ -217,13 +230,13 @@ def _descend(synchronized, model, loss, batch, weighting, scale, mixed, pieces: 
         print(f"out of memory: from now on {size} pictures in {pieces} pieces; their gradients add up to the batch's")
 
 
-def _in_pieces(synchronized, model, loss, batch, weighting, scale, mixed, pieces: int) -> dict[str, torch.Tensor]:
+def _in_pieces(forward, model, loss, batch, weighting, scale, mixed, pieces: int) -> dict[str, torch.Tensor]:
     sums, whole, count = {}, None, processes.rank_and_count()[1]
     size = math.ceil(len(batch["image"]) / pieces)
     for start in range(0, len(batch["image"]), size):
         piece = {name: values[start : start + size] for name, values in batch.items()}
         with mixed:
-            outputs = synchronized(piece["image"])
+            outputs = forward(piece["image"])
             if whole is None and (pieces > 1 or count > 1):  # the mean over processes is taken later: hence the division
                 whole = {t: processes.add_up(n.float()) / count for t, n in loss.normalisers(outputs, batch).items()}
             parts = loss(outputs, piece) if whole is None else loss(outputs, piece, whole)
@@ -255,6 +268,26 @@ class Interrupts:
         """Raise KeyboardInterrupt if it has been asked for; `when` says where the run stands."""
         if self.asked:
             raise KeyboardInterrupt(f"ended {when}, as asked; if it had a folder, the same call goes on from here")
+
+
+def compiled(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str]:
+    """The model behind `torch.compile`, tried out forward and backward, and ""; or the model as it is, and why.
+
+    Both share their weights. What fails to compile differs between machines: a missing C++ compiler, an old GPU.
+
+    Args:
+        images: (N, 3, H, W) on the model's device, as they will come; another shape compiles once more.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    faster = torch.compile(model)
+    try:
+        sum(logits.float().mean() for logits in faster(images).values()).backward()
+        return faster, ""
+    except Exception as error:  # the compiler's own exceptions differ from version to version
+        return model, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    finally:
+        model.zero_grad(set_to_none=True)
+        model.load_state_dict(buffers, strict=False)  # statistics of batch norm, as they were
 
 
 def time_step(

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "fusion_lib"
 FLOW = ("scenes", "datasets", "transforms", "targets", "resident", "affinities", "models", "losses", "weighting", "processes",
         "checkpoints", "training", "regions", "metrics", "plots")  # fmt: skip
-AROUND = ("recipes", "changes", "experiments", "grids", "run", "bench")  # what puts the stops to work
+AROUND = ("recipes", "changes", "experiments", "grids", "run", "speed", "bench")  # what puts the stops to work
 ORDER = (*FLOW, *AROUND)
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
