@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -22,6 +23,11 @@ from fusion_lib.losses import FusionLoss
 from fusion_lib.resident import ResidentLoader
 from fusion_lib.transforms import augmentation
 
+# What the names of operations hold, on a CPU and on a GPU; the first group that fits has it.
+GROUPS = {
+    "convolutions": ("conv", "gemm", "dgrad", "wgrad"), "loader": ("dataloader",), "batch norm": ("batch_norm", "batchnorm", "bn_"),
+    "resizing": ("upsample",), "loss": ("softmax", "nll"), "optimizer": ("optimizer", "adam"),
+}  # fmt: skip
 SWITCHES = ("data on the device", "channels-last", "16-bit numbers", "fused optimizer", "no waiting", "compiled")
 
 
@@ -47,6 +53,27 @@ def ladder(
         step, note = _step(device, on, size, batch_size)
         rates[name] = note or _pictures_a_second(step, device, batch_size, steps)
     return rates
+
+
+def profile(device: torch.device, size: tuple[int, int], batch_size: int, steps: int) -> dict[str, float]:
+    """Shares of the time of plain steps, {group: share}, by torch's profiler; "other" is all that is in no group.
+
+    On CUDA it is the time of the device's kernels, among which the loader on the CPU has none.
+    """
+    step, _ = _step(device, (), size, batch_size)
+    step(), step()  # to warm up
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(steps):
+            step()
+    own = {event.key: event.self_device_time_total if cuda else event.self_cpu_time_total for event in profiler.key_averages()}
+    shares = dict.fromkeys(GROUPS, 0.0)
+    for name, spent in own.items():
+        group = next((group for group, words in GROUPS.items() if any(word in name.lower() for word in words)), None)
+        if group:
+            shares[group] += spent / sum(own.values())
+    return shares | {"other": 1 - sum(shares.values())}
 
 
 def data_rate(loader, device: torch.device, batches: int = 10) -> float:

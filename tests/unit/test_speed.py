@@ -59,3 +59,9 @@ def test_half_precision_of_a_device(monkeypatch):
     assert training.half_precision(CPU) == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert training.half_precision(torch.device("cuda")) == torch.float16
+
+
+def test_profile_shares_out_all_of_the_time():
+    shares = speed.profile(CPU, (32, 32), 2, steps=2)
+    assert set(shares) == {*speed.GROUPS, "other"} and sum(shares.values()) == pytest.approx(1)
+    assert all(0 < share < 1 for share in shares.values())
