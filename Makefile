@@ -23,6 +23,7 @@ lab: .venv/ready
 
 bench: .venv/ready
 	$(PY) -m fusion_lib.bench
+	$(PY) -m fusion_lib.speed
 
 outputs: .venv/ready
 	$(PY) -m fusion_lib.run store

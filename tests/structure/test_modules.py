@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "fusion_lib"
-FLOW = ("scenes", "datasets", "adapters", "transforms", "targets", "affinities", "backbones", "models", "losses", "weighting",
-        "training", "regions", "metrics", "plots")  # fmt: skip
-ADVANCED = ("adapters", "affinities", "backbones")  # which the one-line flow leaves out
-AROUND = ("recipes", "changes", "experiments", "grids", "run", "bench")  # what puts the stops to work
+FLOW = ("scenes", "datasets", "adapters", "transforms", "targets", "resident", "affinities", "backbones", "models", "losses",
+        "weighting", "processes", "checkpoints", "training", "regions", "metrics", "plots")  # fmt: skip
+ADVANCED = ("adapters", "resident", "affinities", "backbones", "processes")  # which the one-line flow leaves out
+AROUND = ("recipes", "changes", "experiments", "grids", "run", "speed", "bench")  # what puts the stops to work
 ORDER = (*FLOW, *AROUND)
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
