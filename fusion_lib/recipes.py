@@ -141,8 +141,8 @@ def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Pa
 def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True) -> dict:
     """The decoding that suits validation pictures best: regions by mean covering, then the vote's weight by mIoU.
 
-    Returns the arguments of `regions.fuse` for a model of both tasks, whatever others it has (with `joint` False the class edges stay out and
-    the vote's weight is 1), and of `regions.decode` for one without the semantic task.
+    Returns the arguments of `regions.fuse` for a model of both tasks, whatever others it has (with `joint` False the
+    class edges stay out and the vote's weight is 1), and of `regions.decode` for one without the semantic task.
 
     Raises:
         ValueError: the model has no region task.

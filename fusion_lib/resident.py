@@ -62,13 +62,14 @@ def _nearest_along(squared: Tensor, axis: int, reach: int) -> Tensor:
 
 
 class ResidentLoader:
-    """Shuffled training batches {"image", "semantic", "region_target"} of a data set that is kept on the device.
+    """Shuffled training batches of a data set that is kept on the device: {"image", "semantic", "region_target"}, and the
+    data set's further label maps.
 
     Pictures and label maps are resized to `size` once, when they are read. Draws come from the device's own random
     state, so a CPU and a GPU draw differently.
 
     Args:
-        dataset: gives {"image", "semantic", "region"}, without a transform.
+        dataset: gives {"image", "semantic", "region"} and further label maps, without a transform.
         size, smallest_crop, light: as in `transforms.augmentation`.
         tau: as in `targets.region_target`.
 
@@ -83,9 +84,11 @@ class ResidentLoader:
         self.batch_size, self.tau, self.smallest_crop, self.light = batch_size, tau, smallest_crop, light
         resize = v2.Resize(size, antialias=True)
         samples = (dataset[index] for index in range(len(dataset)))
-        samples = [resize({name: sample[name] for name in ("image", "semantic", "region")}) for sample in samples]
+        self.names = [name for name in dataset[0] if name not in ("image", "region")]
+        samples = [resize({name: sample[name] for name in ("image", "region", *self.names)}) for sample in samples]
         self.image = torch.stack([s["image"].as_subclass(Tensor) for s in samples]).to(device)
-        self.labels = torch.stack([torch.stack([_plain(s["semantic"]), _compact(s["region"])]) for s in samples]).to(device)
+        maps = [torch.stack([_compact(s["region"]), *(_plain(s[name]) for name in self.names)]) for s in samples]
+        self.labels = torch.stack(maps).to(device)
 
     def __len__(self) -> int:
         return len(self.image) // self.batch_size
@@ -99,10 +102,11 @@ class ResidentLoader:
     def _augmented(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
         grid = F.affine_grid(self._windows(len(image)), image.shape, align_corners=False)
         image = F.grid_sample(image.float() / 255, grid, "bilinear", "border", align_corners=False)
-        semantic, region = F.grid_sample(labels.float(), grid, "nearest", "border", align_corners=False).long().unbind(1)
+        maps = F.grid_sample(labels.float(), grid, "nearest", "border", align_corners=False).long()
+        labels = dict(zip(self.names, maps[:, 1:].unbind(1)))
         if self.light:
             image = self._relit(image)
-        return {"image": image, "semantic": semantic, "region_target": region_targets(region, self.tau)}
+        return {"image": image, **labels, "region_target": region_targets(maps[:, 0], self.tau)}
 
     def _windows(self, count: int) -> Tensor:
         """(count, 2, 3): the part of each picture to be seen, as `affine_grid` wants it; half of them mirrored."""

@@ -141,7 +141,7 @@ def test_a_compiled_model_keeps_its_frozen_stages():
 
 def test_a_checkpoint_comes_back_free(tmp_path):
     """What was frozen is a matter of the training, not of the model."""
-    from fusion_lib.training import load_checkpoint, save_checkpoint
+    from fusion_lib.checkpoints import load_checkpoint, save_checkpoint
 
     model = model_of("small", frozen_stages=3)
     assert "frozen_stages" not in model.config

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from examples import RECIPE, Blobs, Reads, one_hot, tiny_loaders, tiny_model, tiny_samples
-from fusion_lib import changes, grids, metrics, plots, recipes, training, weighting
+from fusion_lib import changes, checkpoints, grids, metrics, plots, recipes, training, weighting
 from fusion_lib.changes import Changed
 from fusion_lib.losses import FusionLoss, pixel_cross_entropy, target_key
 from fusion_lib.models import FusionModel, TwoNetworks
@@ -64,8 +64,8 @@ def test_four_tasks_go_the_whole_way(sharing, tmp_path):
     assert list(decoding) == ["smoothing", "threshold", "edge_weight", "vote_weight"]
     scores = recipes.scores(model, recipe, decoding)
     assert set(scores) == {"semantic", "voted", "fused", "partition", "areas", "surfaces", "parity"}
-    training.save_checkpoint(model, tmp_path / "four.safetensors", decoding=decoding)
-    again, facts = training.load_checkpoint(tmp_path / "four.safetensors")
+    checkpoints.save_checkpoint(model, tmp_path / "four.safetensors", decoding=decoding)
+    again, facts = checkpoints.load_checkpoint(tmp_path / "four.safetensors")
     assert again.config["outputs"] == FOUR and facts["decoding"] == decoding
     np.testing.assert_equal(recipes.scores(again, recipe, decoding), scores)
     drawn = plots.show_history(history)
@@ -90,6 +90,21 @@ def test_further_labels_stay_where_semantic_labels_are_taken_away():
     samples = [data[index] for index in range(len(data))]
     kept = [[bool((sample[name] != 255).any()) for name in ("semantic", "surfaces")] for sample in samples]
     assert sum(semantic for semantic, _ in kept) == 10 and all(surfaces for _, surfaces in kept)
+
+
+def test_a_data_set_on_the_device_keeps_its_further_labels():
+    """They move with the semantic labels, of which they are functions, and change no draw."""
+    from fusion_lib.resident import ResidentLoader
+
+    batches = []
+    for data in (Blobs("train"), MoreBlobs("train")):
+        torch.manual_seed(3)
+        batches.append(next(iter(ResidentLoader(data, 8, (20, 28), 2.0, CPU, smallest_crop=0.5, light=0.2))))
+    plain, more = batches
+    assert set(more) - set(plain) == {"surfaces", "parity"} and all(torch.equal(plain[name], more[name]) for name in plain)
+    void = more["semantic"] == 255
+    assert torch.equal(more["surfaces"], torch.where(void, 255, more["semantic"] // 3)) and void.any()
+    assert torch.equal(more["parity"], torch.where(void, 255, more["semantic"] % 2))
 
 
 # --- nothing changes for the two ---------------------------------------------------------------
