@@ -121,8 +121,12 @@ def test_voc_void_is_that_of_each_mask(voc):
     objects = VOC_OBJECT.copy()
     objects[0, 0] = VOID
     palette_png(objects, base / "SegmentationObject/2007_000032.png")
+    semantic = VOC_CLASS.copy()
+    semantic[0, 2] = VOID
+    palette_png(semantic, base / "SegmentationClass/2007_000032.png")
     sample = PascalVOC(voc, "train")[0]
     assert sample["region"][0, 0] == -1 and sample["semantic"][0, 0] == 0
+    assert sample["region"][0, 1] == sample["region"][0, 2] == sample["region"][0, 3] and sample["semantic"][0, 2] == VOID
 
 
 @pytest.mark.parametrize("split", ["test", "trainval", "Train", None])
@@ -230,6 +234,16 @@ def test_cityscapes_regions(city):
         "-1 -1 6 6 -1 8",
     )
     assert same_partition(Cityscapes(city, "train")[0]["region"], expected)
+
+
+def test_cityscapes_object_in_two_pieces_is_one_region(city):
+    """A person (class 24, so the lowest numbers that objects have) behind a pole."""
+    start = city / "gtFine/val/lindau/lindau_000000_000019_gtFine"
+    labels = np.array([[24, 17, 24], [24, 17, 24]])
+    Image.fromarray(labels.astype(np.uint8)).save(f"{start}_labelIds.png")
+    Image.fromarray(np.where(labels == 24, 24000, 17).astype(np.uint16)).save(f"{start}_instanceIds.png")
+    Image.new("RGB", (3, 2)).save(city / "leftImg8bit/val/lindau/lindau_000000_000019_leftImg8bit.png")
+    assert same_partition(Cityscapes(city, "val")[0]["region"], grid("1 0 1", "1 0 1"))
 
 
 def test_cityscapes_pictures_come_in_the_order_of_their_names(city):

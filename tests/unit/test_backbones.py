@@ -29,6 +29,15 @@ def test_every_stage_halves_the_picture(name):
 
 
 @torchvision_names
+def test_a_stage_ends_right_before_the_next_halving(name):
+    """So each feature map is the last one of its size: a stage's first module halves, none of the others does."""
+    x = torch.rand(1, 3, 64, 64)
+    for stage in backbone(name, pretrained=False).eval().stages:
+        sizes = [x.shape[2]] + [(x := module(x)).shape[2] for module in stage]
+        assert sizes[1:] == [sizes[0] // 2] * len(stage)
+
+
+@torchvision_names
 def test_features_are_those_of_the_whole_network(name):
     """An oracle: torchvision's own way to look inside a network finds the same feature maps."""
     from torchvision.models.feature_extraction import create_feature_extractor
