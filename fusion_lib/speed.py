@@ -8,6 +8,7 @@ Every figure is of whole steps: data, forward, both losses, backward, clipping, 
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ def profile(device: torch.device, size: tuple[int, int], batch_size: int, steps:
     """
     step, _ = _step(device, (), size, batch_size)
     step(), step()  # to warm up
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's messages are for its authors
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     with torch.profiler.profile(activities=activities) as profiler:
