@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "fusion_lib"
+BELOW = ("files",)  # what the flow stands on
 FLOW = ("scenes", "datasets", "transforms", "targets", "affinities", "models", "losses", "weighting", "training", "regions",
         "metrics", "plots")  # fmt: skip
 AROUND = ("recipes", "changes", "experiments", "grids", "run", "bench")  # what puts the stops to work
-ORDER = (*FLOW, *AROUND)
+ORDER = (*BELOW, *FLOW, *AROUND)
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
