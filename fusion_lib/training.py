@@ -50,15 +50,6 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def describe_machine() -> str:
-    """One line on what the training will run on, and how to get more on a hosted notebook."""
-    if torch.cuda.is_available():
-        return f"GPU: {torch.cuda.get_device_name()} ({torch.cuda.mem_get_info()[0] / 2**30:.0f} GiB free)"
-    if torch.backends.mps.is_available():
-        return "GPU: Apple MPS"
-    return f"CPU, threads: {torch.get_num_threads()}; no GPU found (on Colab: Runtime > Change runtime type)"
-
-
 def train(
     model: nn.Module,
     loss: FusionLoss,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "fusion_lib"
-BELOW = ("files",)  # what the flow stands on
+BELOW = ("machine", "files")  # what the flow stands on: the computer and its files
 FLOW = ("scenes", "datasets", "transforms", "targets", "affinities", "models", "losses", "weighting", "training", "regions",
         "metrics", "plots")  # fmt: skip
-AROUND = ("recipes", "changes", "experiments", "grids", "run", "bench")  # what puts the stops to work
+AROUND = ("recipes", "changes", "experiments", "grids", "run", "bench", "hosted")  # what puts the stops to work
 ORDER = (*BELOW, *FLOW, *AROUND)
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
