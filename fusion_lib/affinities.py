@@ -55,7 +55,7 @@ class AffinityTarget:
         return {**sample, "affinity_target": torch.from_numpy(target)}
 
 
-def affinity_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def affinity_cross_entropy(logits: Tensor, target: Tensor, normaliser: Tensor | None = None) -> Tensor:
     """Mean binary cross entropy over the entries that are not void.
 
     -(1/|V|) sum_{(k, x) in V} a log p + (1 - a) log(1 - p), with p the sigmoid of the logit and a the affinity of
@@ -64,21 +64,22 @@ def affinity_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     Shape:
         logits: (N, K, H, W) float.
         target: (N, K, H, W) int64, 0 or 1, void 255.
+        normaliser: () number, optional; what to divide the sum by in place of |V|, if these are part of a larger batch.
         returns: () float.
 
     Raises:
-        ValueError: the shapes differ, or a target is neither 0, 1 nor void.
+        ValueError: the shapes differ, or (looked for on a CPU only) a target is neither 0, 1 nor void.
     """
     if logits.shape != target.shape:
         raise ValueError(
             f"logits has shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected (N, K, H, W) for both"
         )
     same, valid = target == 1, target != TARGET_VOID
-    if not (same | (target == 0) | ~valid).all():
+    if target.device.type == "cpu" and not (same | (target == 0) | ~valid).all():
         found = target[valid]
         raise ValueError(f"target holds {found.min()}..{found.max()}; expected 0, 1 or void {TARGET_VOID}")
     losses = F.binary_cross_entropy_with_logits(logits.float(), same.float(), valid.float(), reduction="sum")
-    return losses / valid.sum().clamp(min=1)
+    return losses / (valid.sum() if normaliser is None else normaliser).clamp(min=1)
 
 
 def decode_affinities(

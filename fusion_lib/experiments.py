@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fusion_lib.datasets import data_folder
-from fusion_lib.training import write_whole
+from fusion_lib.checkpoints import write_whole
 
 COST = ("minutes", "memory_mib")
 PROVENANCE = ("commit", "versions", "device", *COST, "settings")

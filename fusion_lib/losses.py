@@ -6,6 +6,8 @@ cross entropies per pixel, averaged over the pixels that are not void.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +19,9 @@ TARGET_KEYS = {"semantic": "semantic", "region": "region_target"}  # where a bat
 ALL_TARGET_KEYS = {**TARGET_KEYS, "affinity": "affinity_target"}  # the region task in another form, see `affinities`
 
 
-def pixel_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def pixel_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, normaliser: Tensor | None = None
+) -> Tensor:
     """Mean cross entropy over the pixels that are not void.
 
     Without weights: -(1/|V|) sum_{i in V} log q_i[t_i]. With weights w:
@@ -29,11 +33,14 @@ def pixel_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = 
         logits: (N, C, H, W) float.
         target: (N, H, W) int64 in 0..C-1, void 255.
         weight: (C,) float, optional.
+        normaliser: () float, optional; what to divide the sum by where the pixels are part of a larger batch
+            (see `FusionLoss.normalisers`), in place of |V| or the sum of w[t_i].
         returns: () float.
 
     Raises:
         TypeError: target is not int64 (a float target would silently be read as probabilities).
-        ValueError: the shapes do not fit, or a target is neither a class nor void.
+        ValueError: the shapes do not fit, or (looked for on a CPU only, a GPU would have to wait for the answer) a
+            target is neither a class nor void.
     """
     if target.dtype != torch.int64:
         raise TypeError(f"target has dtype {target.dtype}; expected torch.int64 class indices")
@@ -42,16 +49,25 @@ def pixel_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = 
             f"logits has shape {tuple(logits.shape)} and target {tuple(target.shape)}; "
             "expected (N, C, H, W) and (N, H, W)"
         )
+    if target.device.type == "cpu":
+        valid, classes = target != SEMANTIC_VOID, logits.shape[1]
+        if ((target < 0) | (target >= classes))[valid].any():
+            raise ValueError(
+                f"target holds {target[valid].min()}..{target[valid].max()}; "
+                f"expected 0..{classes - 1} or void {SEMANTIC_VOID}"
+            )
+    total = F.cross_entropy(logits, target, weight=weight, ignore_index=SEMANTIC_VOID, reduction="sum")
+    return _divided(total, pixel_normaliser(target, weight) if normaliser is None else normaliser)
+
+
+def pixel_normaliser(target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """|V|, or the sum of w[t_i] over V, (); 0 where V is empty. Arguments as `pixel_cross_entropy`."""
     valid = target != SEMANTIC_VOID
-    if not valid.any():
-        return logits.sum() * 0.0 + 0.0  # keeps the gradient; + 0.0 turns -0.0 into 0.0
-    classes = logits.shape[1]
-    if ((target < 0) | (target >= classes))[valid].any():
-        raise ValueError(
-            f"target holds {target[valid].min()}..{target[valid].max()}; "
-            f"expected 0..{classes - 1} or void {SEMANTIC_VOID}"
-        )
-    return F.cross_entropy(logits, target, weight=weight, ignore_index=SEMANTIC_VOID)
+    return (valid if weight is None else weight[target.where(valid, 0)] * valid).sum()
+
+
+def _divided(total: Tensor, count: Tensor) -> Tensor:
+    return total / count.where(count > 0, 1)  # 0 / 1 where nothing counts: no loss, no gradient
 
 
 class FusionLoss(nn.Module):
@@ -67,6 +83,7 @@ class FusionLoss(nn.Module):
             gives one entry, and only that task enters the sum. In place of "region" stands "affinity", (N, K, H, W),
             if the region task is learned as affinities; beta weighs it too.
         batch: {"semantic": (N, H, W), "region_target": (N, H, W), "affinity_target": (N, K, H, W)} int64.
+        normalisers: {task: ()}, optional; what `normalisers` says of the whole batch, if this one is a piece of it.
         returns: {"total": (), "semantic": (), "region": ()}.
 
     Raises:
@@ -81,16 +98,39 @@ class FusionLoss(nn.Module):
         self.task_weights = {"semantic": alpha, "region": beta}
         self.register_buffer("region_weights", region_weights)
 
-    def forward(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        for task in outputs:
-            if ALL_TARGET_KEYS.get(task) not in batch:
-                raise ValueError(f"batch has {sorted(batch)}; task {task!r} expects its target as {ALL_TARGET_KEYS.get(task)!r}")
-        class_weights = {"semantic": None, "region": self.region_weights}
-        parts = {
-            task: affinity_cross_entropy(logits, batch["affinity_target"]) if task == "affinity"
-            else pixel_cross_entropy(logits, batch[TARGET_KEYS[task]], class_weights[task])
-            for task, logits in outputs.items()
-        }
+    def forward(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor], normalisers: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        parts = {}
+        for task, logits in outputs.items():
+            target, whole = self._target(task, batch), None if normalisers is None else normalisers[task]
+            if task == "affinity":
+                parts[task] = affinity_cross_entropy(logits, target, whole)
+            else:
+                parts[task] = pixel_cross_entropy(logits, target, self._class_weights(task), whole)
+        return {"total": self.total(parts), **parts}
+
+    def total(self, parts: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of {task: ()}."""
         task_weights = {**self.task_weights, "affinity": self.task_weights["region"]}
-        total = sum(task_weights[task] * part for task, part in parts.items())
-        return {"total": total, **parts}
+        return sum(task_weights[task] * part for task, part in parts.items())
+
+    def normalisers(self, tasks: Iterable[str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the sum over the pixels is divided by, {task: ()}: how many are valid, or the sum of their weights.
+
+        The losses of the pieces of a batch, each divided by the whole batch's normalisers, add up to the loss of the
+        whole. The mean of the pieces' own means does not, unless all have equally many valid pixels.
+        """
+        return {
+            task: (self._target(task, batch) != SEMANTIC_VOID).sum() if task == "affinity"
+            else pixel_normaliser(self._target(task, batch), self._class_weights(task))
+            for task in tasks
+        }  # fmt: skip
+
+    def _class_weights(self, task: str) -> Tensor | None:
+        return self.region_weights if task == "region" else None
+
+    def _target(self, task: str, batch: dict[str, Tensor]) -> Tensor:
+        if ALL_TARGET_KEYS.get(task) not in batch:
+            raise ValueError(f"batch has {sorted(batch)}; task {task!r} expects its target as {ALL_TARGET_KEYS.get(task)!r}")
+        return batch[ALL_TARGET_KEYS[task]]

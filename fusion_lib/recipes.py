@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader, DistributedSampler, Subset, WeightedRandomSampler
 from torchvision.transforms import v2
 
-from fusion_lib import datasets, metrics, models, targets, training, weighting
+from fusion_lib import datasets, metrics, models, processes, targets, training, weighting
 from fusion_lib.affinities import OFFSETS, AffinityTarget
 from fusion_lib.losses import FusionLoss
 from fusion_lib.regions import decode, felzenszwalb_regions, fuse, gradient_watershed_regions, kmeans_regions, vote
@@ -72,15 +72,28 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[Dat
     learns the region task too, half of them from all pictures and half from the labelled ones; for one that learns the
     semantic task alone, all of them from the labelled ones.
 
+    Of several processes each gets its share: together they have batches of `recipe.batch_size`, and each validation
+    picture once.
+
     Raises:
-        ValueError: `recipe.labels` is not in (0, 1].
+        ValueError: `recipe.labels` is not in (0, 1]; or several processes cannot share the batch or the labels.
     """
     if not 0 < recipe.labels <= 1:
         raise ValueError(f"labels is {recipe.labels}; expected a share of the pictures in (0, 1]")
     target = [targets.RegionTarget(recipe.tau)] + [AffinityTarget()] * ("affinity" in outputs)
     augment = augmentation(recipe.size, smallest_crop=recipe.smallest_crop, light=recipe.light)
     train = recipe.dataset("train", transform=v2.Compose([augment, *target]))
-    val = recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), *target]))
+    val = _validation_pictures(recipe, outputs)
+    rank, sharers = processes.rank_and_count()
+    if sharers > 1:
+        if recipe.labels < 1 or recipe.batch_size % sharers:
+            raise ValueError(
+                f"labels is {recipe.labels} and batch_size {recipe.batch_size}, with {sharers} processes; "
+                "expected all labels, and a batch that divides into equal shares"
+            )
+        shares = DistributedSampler(train, seed=seed, drop_last=True)
+        train_loader = DataLoader(train, recipe.batch_size // sharers, sampler=shares, drop_last=True)
+        return train_loader, DataLoader(Subset(val, range(rank, len(val), sharers)), 20)
     val_loader, count = DataLoader(val, 20), len(train)
     if recipe.labels == 1 or "semantic" not in outputs:
         return DataLoader(train, recipe.batch_size, shuffle=True, drop_last=True), val_loader
@@ -91,6 +104,11 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[Dat
     return DataLoader(datasets.PartlyLabelled(train, labelled), recipe.batch_size, sampler=sampler, drop_last=True), val_loader
 
 
+def _validation_pictures(recipe: Recipe, outputs: dict[str, int]):
+    target = [targets.RegionTarget(recipe.tau)] + [AffinityTarget()] * ("affinity" in outputs)
+    return recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), *target]))
+
+
 def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Path | None = None, two: bool = False):
     """Build the model for the tasks in `outputs` and train it; returns it with its history.
 
@@ -98,7 +116,8 @@ def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Pa
     no run can be, and `folder` is not used.
     """
     train_loader, val_loader = loaders(recipe, outputs, seed)
-    weights = targets.class_weights(batch["region_target"] for batch in val_loader)
+    validation = _validation_pictures(recipe, outputs)
+    weights = targets.class_weights(validation[index]["region_target"] for index in range(len(validation)))
     training.seed_everything(seed)
     model = (models.TwoNetworks if two else models.FusionModel)(outputs, **recipe.model)
     plain = recipe.weighting == "sum"

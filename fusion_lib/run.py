@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fusion_lib import datasets, experiments, grids, plots, recipes, training
+from fusion_lib import checkpoints, datasets, experiments, grids, plots, recipes
 from fusion_lib.scenes import write_sums
 
 ROOT = Path(__file__).parent.parent
@@ -55,9 +55,9 @@ def scenes() -> int:
     rows = classical_rows(recipes.SCENES, tuple(recipes.CLASSICAL), pictures=40)
     for name in ("semantic only", "region only"):
         rows[f"{name}, same recipe"] = learned_row(recipes.SCENES, name, folder=None)
-    model, facts = training.load_checkpoint(folder / "runs" / "fused.safetensors")
+    model, facts = checkpoints.load_checkpoint(folder / "runs" / "fused.safetensors")
     rows["fused, trained in 04"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
-    model, facts = training.load_checkpoint(datasets.data_file("fused_scenes.safetensors"))
+    model, facts = checkpoints.load_checkpoint(datasets.data_file("fused_scenes.safetensors"))
     rows["fused, shipped"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
     scoreboard(rows, "Scenes, 100 test pictures, seed 0", BUILD / "scoreboard_scenes.md")
     return 0
@@ -88,7 +88,7 @@ def checkpoint() -> int:
         model, history = grids.train(declared, BUILD / "experiments" / experiments.fingerprint(grids.settings(declared)))
         decoding = recipes.tune_decoding(model, recipes.SCENES)
         shipped = model if model_name == grids.FUSED else model.half()
-        training.save_checkpoint(shipped, folder / f"{name}_scenes.safetensors", decoding=decoding, minutes=round(_minutes(history), 2))
+        checkpoints.save_checkpoint(shipped, folder / f"{name}_scenes.safetensors", decoding=decoding, minutes=round(_minutes(history), 2))
     write_sums(folder)
     return 0
 
@@ -115,7 +115,7 @@ def _draw(image, checkpoint_path: Path, classes: tuple[str, ...], path: Path) ->
     import matplotlib.pyplot as plt
 
     plots.use_style()
-    model, facts = training.load_checkpoint(checkpoint_path)
+    model, facts = checkpoints.load_checkpoint(checkpoint_path)
     maps = recipes.fused_maps(model, image, facts["decoding"], facts.get("size"))
     plots.show(plots.fused_panels(image, *maps), legend=classes)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def learned_row(recipe: recipes.Recipe, name: str, folder: Path | None, seed: in
     model, history = recipes.fit(recipe, {task: recipes.TASKS[task] for task in MODELS[name]}, seed, folder)
     decoding = recipes.tune_decoding(model, recipe) if "region" in MODELS[name] else {}
     if folder is not None and len(MODELS[name]) == 2:
-        training.save_checkpoint(model, folder / "model.safetensors", decoding=decoding, size=recipe.size)
+        checkpoints.save_checkpoint(model, folder / "model.safetensors", decoding=decoding, size=recipe.size)
     return _row(model, recipe, decoding, _minutes(history))
 
 

@@ -1,17 +1,17 @@
-"""The training loop, what it remembers, and how it survives an interruption.
+"""The training loop. It is plain PyTorch and meant to be read.
 
-`train` is plain PyTorch and meant to be read. Every epoch starts from a seed of its own, so that a run
-that was killed and resumed at an epoch's start goes on exactly as if nothing had happened.
+Every epoch starts from a seed of its own. With the random states kept by `checkpoints.Run`, a run that was killed at
+any moment goes on exactly as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
-import os
 import random
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from fusion_lib import processes
+from fusion_lib.checkpoints import Run, write_whole
 from fusion_lib.losses import ALL_TARGET_KEYS, FusionLoss
-from fusion_lib.models import FusionModel
 from fusion_lib.scenes import SEMANTIC_VOID
 from fusion_lib.weighting import PlainSum
 
@@ -64,6 +65,7 @@ def train(
     device: torch.device | None = None,
     weighting: PlainSum | None = None,
     folder: str | Path | None = None,
+    save_every: int = 200,
     stop_after: int | None = None,
 ) -> list[dict]:
     """Train by gradient descent on the summed loss; leaves the best weights in `model`.
@@ -71,10 +73,15 @@ def train(
     AdamW with a one-cycle learning rate (Smith & Topin 2018), gradients clipped to a norm. The best
     epoch is the one with the highest mean over the tasks of the mIoU of their pixel classes on `val_loader`.
 
+    Where several processes have joined (`processes.start`), each calls this with its share of the pictures, and all
+    take the same steps. If a GPU's memory does not suffice for a batch, the batch is computed in two pieces, or four,
+    and so on, whose gradients add up to that of the whole; only batch norm sees the pieces.
+
     Args:
         model: maps images to {task: logits}.
         loss: maps outputs and batch to {"total": ..., task: ...}.
-        train_loader, val_loader: yield {"image": float (N, 3, H, W), "semantic": ..., "region_target": ...}.
+        train_loader, val_loader: yield {"image": float (N, 3, H, W), "semantic": ..., "region_target": ...}. With
+            several processes the train_loader has a `DistributedSampler`, and no picture is in two val_loaders.
         epochs: length of the whole run; the learning rate's cycle ends there.
         learning_rate: the highest of the cycle.
         gradient_clip: largest allowed norm of the gradient of all parameters together.
@@ -82,7 +89,8 @@ def train(
         device: default `choose_device()`. On CUDA, mixed precision is used (bfloat16 where the hardware has it).
         weighting: how the tasks' losses become one update, see `weighting`; default the plain sum of `loss`. With
             another one the run cannot be resumed, so `folder` must be None.
-        folder: where to keep `state.pt` after every epoch and `best.safetensors`. A run found there is resumed.
+        folder: where to keep the state, and `best.safetensors`; see `checkpoints.Run`. A run found there is resumed.
+        save_every: batches between two states within an epoch; one is written after every epoch, too.
         stop_after: end this call after so many epochs, as an interruption would.
 
     Returns:
@@ -90,20 +98,16 @@ def train(
         "train_<task>", "val_total", "val_<task>", "val_miou_<task>", "val_score", and what the weighting remembers.
 
     Raises:
-        FloatingPointError: a loss is not finite; names the task, the epoch and the batch.
+        FloatingPointError: a loss is not finite; names the task, the epoch and the batch, and keeps the batch in `folder`.
+        KeyboardInterrupt: after the step that the interrupt came in; the state is written, and `model` has its weights.
         ValueError: `folder` holds a run with other settings, or a state that cannot be read; or nothing is to be
-            done; or `folder` and `weighting` are both given.
+            done; or `folder` and `weighting` are both given; or several processes share no sampler.
     """
-    if folder is not None and weighting is not None:
-        raise ValueError("folder and weighting are both given; a run with a weighting cannot be resumed, leave one out")
-    weighting = weighting or PlainSum()
-    if epochs < 1 or (stop_after is not None and stop_after < 1) or not len(train_loader):
-        raise ValueError(
-            f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {len(train_loader)} batches; "
-            "expected at least one of each"
-        )
+    rank, count = processes.rank_and_count()
+    weighting = _checked(weighting, folder, train_loader, epochs, stop_after, count)
     device = device or choose_device()
     model = model.to(device, memory_format=torch.channels_last)  # on a CPU too, convolutions run faster so
+    synchronized = nn.parallel.DistributedDataParallel(model) if count > 1 else model
     loss = loss.to(device)
     steps = epochs * len(train_loader)
     groups = [{"params": list(model.parameters())}, {"params": weighting.learned(device), "weight_decay": 0.0}]
@@ -117,42 +121,131 @@ def train(
     settings = {"epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay,
                 "gradient_clip": gradient_clip, "seed": seed, "steps": steps,
                 "task_weights": loss.task_weights}  # fmt: skip
-    run = _Run(folder, settings, {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler})
-    run.resume(device)
+    run = Run(folder, settings, {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler})
+    run.resume()
     last = epochs if stop_after is None else min(epochs, len(run.history) + stop_after)
     _forget_peak_memory(device)
-    bar = tqdm(total=last, initial=len(run.history), desc="epochs")
-    while len(run.history) < last:
-        epoch, began = len(run.history), time.perf_counter()
-        seed_everything(1_000_003 * (seed + 1) + epoch)
-        model.train()
-        sums: dict[str, float] = {}
-        for number, batch in enumerate(train_loader):
-            batch = _to_device(batch, device)
-            with mixed:
-                parts = loss(model(batch["image"]), batch)
-            values = {name: part.item() for name, part in parts.items()}
-            _require_finite(values, f"epoch {epoch}, batch {number}")
-            optimizer.zero_grad(set_to_none=True)
-            weighting.backward(parts, model, scaler.scale)
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
-            scaler.step(optimizer)
-            scaler.update()
-            schedule.step()
-            weighting.after_step(lambda: loss(model(batch["image"]), batch))  # only FAMO looks
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
-        entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
-        entry |= {f"train_{name}": total / len(train_loader) for name, total in sums.items()}
-        entry |= weighting.end_epoch() | validate(model, loss, val_loader, device)
-        _require_finite({name: entry[f"val_{name}"] for name in sums}, f"the validation after epoch {epoch}")
-        entry |= {"seconds": time.perf_counter() - began, "memory_mib": _peak_memory(device)}
-        run.finish_epoch(entry)
-        bar.update()
+    pieces, look_every = 1, 1 if device.type == "cpu" else 20  # to look at a GPU's losses is to wait for them
+    bar = tqdm(total=last, initial=len(run.history), desc="epochs", **({"disable": True} if rank else {}))
+    with Interrupts() as interrupts:
+        while len(run.history) < last:
+            epoch, began = len(run.history), time.perf_counter() - run.seconds
+            seed_everything(1_000_003 * (seed + 1) + epoch + 10_007 * rank)
+            if count > 1:
+                train_loader.sampler.set_epoch(epoch)
+            model.train()
+            batches, unseen = iter(train_loader), []
+            for _ in run.losses:  # batches of before an interruption: drawn once more, so that chance goes the same way
+                next(batches)
+            run.restore_random()
+            for number, batch in enumerate(batches, len(run.losses)):
+                batch = _to_device(batch, device)
+                optimizer.zero_grad(set_to_none=True)
+                parts, pieces = _descend(synchronized, model, loss, batch, weighting, scaler.scale, mixed, pieces)
+                run.losses.append(parts)
+                unseen.append(batch)
+                pause = interrupts.asked or (number + 1) % save_every == 0
+                if pause or len(unseen) == look_every or number + 1 == len(train_loader):
+                    _require_finite(run, unseen, f"epoch {epoch}")
+                    unseen = []
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
+                scaler.step(optimizer)
+                scaler.update()
+                schedule.step()
+                weighting.after_step(lambda: loss(model(batch["image"]), batch))  # only FAMO looks
+                if pause:
+                    run.seconds = time.perf_counter() - began
+                    run.save()
+                    interrupts.end_if_asked(f"after batch {number} of epoch {epoch}")
+            processes.share_buffers(model)
+            entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]} | _means(run.losses, device)
+            entry |= weighting.end_epoch() | validate(model, loss, val_loader, device)
+            validated = {name: entry[f"val_{name}"] for name in run.losses[0]}
+            _name_not_finite(validated, f"the validation after epoch {epoch}")
+            entry |= {"seconds": time.perf_counter() - began, "memory_mib": _peak_memory(device)}
+            run.finish_epoch(entry)
+            bar.update()
+            interrupts.end_if_asked(f"after epoch {epoch}")
     bar.close()
     model.load_state_dict(run.best)
     return run.history
+
+
+def _checked(weighting, folder, train_loader, epochs: int, stop_after: int | None, count: int) -> PlainSum:
+    if folder is not None and weighting is not None:
+        raise ValueError("folder and weighting are both given; a run with a weighting cannot be resumed, leave one out")
+    if epochs < 1 or (stop_after is not None and stop_after < 1) or not len(train_loader):
+        raise ValueError(
+            f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {len(train_loader)} batches; "
+            "expected at least one of each"
+        )
+    if count > 1 and not isinstance(getattr(train_loader, "sampler", None), DistributedSampler):
+        raise ValueError(
+            f"there are {count} processes, and train_loader has no DistributedSampler; each would train on every picture. "
+            "Build it with recipes.loaders"
+        )
+    if count > 1 and weighting is not None:
+        raise ValueError(f"weighting is {type(weighting).__name__}; several processes expect the plain sum, leave it out")
+    return weighting or PlainSum()
+
+
+def _descend(synchronized, model, loss, batch, weighting, scale, mixed, pieces: int) -> tuple[dict, int]:
+    """Fill the gradients with those of a batch's loss, in as many pieces as it takes; parts of the loss, and pieces."""
+    size = len(batch["image"])
+    while True:
+        try:
+            return _in_pieces(synchronized, model, loss, batch, weighting, scale, mixed, pieces), pieces
+        except torch.cuda.OutOfMemoryError as error:
+            if 2 * pieces > size or type(weighting) is not PlainSum or synchronized is not model:
+                raise type(error)(
+                    f"a batch of {size} pictures, {math.ceil(size / pieces)} at a time, does not fit the GPU's memory ({error}); "
+                    "use smaller pictures, or a smaller batch"
+                ) from error
+        pieces *= 2
+        model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        print(f"out of memory: from now on {size} pictures in {pieces} pieces; their gradients add up to the batch's")
+
+
+def _in_pieces(synchronized, model, loss, batch, weighting, scale, mixed, pieces: int) -> dict[str, torch.Tensor]:
+    sums, whole, count = {}, None, processes.rank_and_count()[1]
+    size = math.ceil(len(batch["image"]) / pieces)
+    for start in range(0, len(batch["image"]), size):
+        piece = {name: values[start : start + size] for name, values in batch.items()}
+        with mixed:
+            outputs = synchronized(piece["image"])
+            if whole is None and (pieces > 1 or count > 1):  # the mean over processes is taken later: hence the division
+                whole = {t: processes.add_up(n.float()) / count for t, n in loss.normalisers(outputs, batch).items()}
+            parts = loss(outputs, piece) if whole is None else loss(outputs, piece, whole)
+        weighting.backward(parts, model, scale)
+        sums = {name: sums.get(name, 0.0) + part.detach() for name, part in parts.items()}
+    return sums
+
+
+class Interrupts:
+    """While this is entered, Ctrl-C (a notebook's "interrupt") asks for an end at the next good moment; a second ends now."""
+
+    def __enter__(self) -> Interrupts:
+        self.asked = False
+        self.ours = threading.current_thread() is threading.main_thread()  # only there signals can be handled
+        if self.ours:
+            self.before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.ours:
+            signal.signal(signal.SIGINT, self.before or signal.default_int_handler)
+
+    def _ask(self, *_) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def end_if_asked(self, when: str) -> None:
+        """Raise KeyboardInterrupt if it has been asked for; `when` says where the run stands."""
+        if self.asked:
+            raise KeyboardInterrupt(f"ended {when}, as asked; if it had a folder, the same call goes on from here")
 
 
 def time_step(
@@ -180,21 +273,25 @@ def validate(model: nn.Module, loss: FusionLoss, loader: DataLoader, device: tor
     from torchmetrics.classification import MulticlassJaccardIndex
 
     model.eval()
-    sums: dict[str, float] = {}
+    sums: dict[str, torch.Tensor] = {}  # of each task: summed loss, and what it is to be divided by
     scores: dict[str, MulticlassJaccardIndex] = {}
     for batch in loader:
         batch = _to_device(batch, device)
         outputs = model(batch["image"])
-        for name, part in loss(outputs, batch).items():
-            sums[name] = sums.get(name, 0.0) + part.item() / len(loader)
+        parts, normalisers = loss(outputs, batch), loss.normalisers(outputs, batch)
         for task, logits in outputs.items():
+            here = torch.stack([parts[task] * normalisers[task], normalisers[task]]).to(_exact(device))
+            sums[task] = sums.get(task, 0.0) + here
             binary = task == "affinity"  # every channel decides for itself between other region (0) and same (1)
             metric = scores.setdefault(
                 task, MulticlassJaccardIndex(2 if binary else logits.shape[1], ignore_index=SEMANTIC_VOID).to(device)
             )
             metric.update((logits > 0).long() if binary else logits.argmax(1), batch[ALL_TARGET_KEYS[task]])
-    mious = {f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()}
-    return {f"val_{name}": value for name, value in sums.items()} | mious | {
+    sums = {task: processes.add_up(both) for task, both in sums.items()}
+    means = {task: total / normaliser.clamp(min=1e-12) for task, (total, normaliser) in sums.items()}
+    means = {name: value.item() for name, value in ({"total": loss.total(means)} | means).items()}
+    mious = {f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()}  # of all processes' pictures
+    return {f"val_{name}": value for name, value in means.items()} | mious | {
         "val_score": sum(mious.values()) / len(mious)
     }
 
@@ -224,117 +321,8 @@ def predict(model: nn.Module, image: torch.Tensor, size: tuple[int, int] | None 
     return outputs
 
 
-def save_checkpoint(model: FusionModel, path: str | Path, **facts) -> None:
-    """Write weights and configuration as one safetensors file, which cannot run code when it is read.
-
-    Args:
-        model: its `config` is what rebuilds it.
-        path: file to write. It appears whole or not at all; an older file stays until then.
-        facts: anything JSON can hold, kept beside the configuration (decoding parameters, scores).
-    """
-    from safetensors.torch import save
-
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, save(state, metadata={"config": json.dumps(model.config), "facts": json.dumps(facts)}))
-
-
-def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict]:
-    """Rebuild a model from `save_checkpoint`'s file; returns it in evaluation mode, on the CPU, with the facts.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no whole safetensors file (a pickle, or cut short), holds no
-            configuration, or its weights do not fit its configuration.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path is {path.name}; there is no such checkpoint")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path.name} is no whole safetensors file ({error}); pickles are refused, a file cut short must be "
-            "fetched or trained again"
-        ) from error
-    if "config" not in metadata:
-        raise ValueError(f"{path.name} has no 'config' in its metadata; write it with save_checkpoint")
-    try:
-        model = FusionModel(**json.loads(metadata["config"]))
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name}: its weights do not fit its configuration {metadata['config']}: {error}") from error
-    return model.eval(), json.loads(metadata.get("facts", "{}"))
-
-
-class _Run:
-    """What a training run must not lose: history, best weights, and the state of everything that steps."""
-
-    def __init__(self, folder, settings: dict, parts: dict):
-        self.folder = None if folder is None else Path(folder)
-        self.settings, self.parts = settings, parts
-        self.history: list[dict] = []
-        self.best: dict = {}
-
-    def resume(self, device: torch.device) -> None:
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "state.pt"
-        if not path.exists():
-            return
-        advice = f"move {path.name} away to start the run again, or choose another folder"
-        try:
-            state = torch.load(path, map_location=device, weights_only=True)
-            theirs = state["settings"]
-        except Exception as error:
-            raise ValueError(f"{path.name} in folder {self.folder.name!r} cannot be read ({error}); {advice}") from error
-        changed = {k: (theirs.get(k), v) for k, v in self.settings.items() if theirs.get(k) != v}
-        if changed:
-            raise ValueError(f"folder {self.folder.name!r} holds a run with other settings (theirs, yours): {changed}; {advice}")
-        try:
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-        except RuntimeError as error:
-            raise ValueError(f"folder {self.folder.name!r} holds a run of another model: {error}; {advice}") from error
-        self.history, self.best = state["history"], state["best"]
-
-    def finish_epoch(self, entry: dict) -> None:
-        better = not self.history or entry["val_score"] > max(e["val_score"] for e in self.history)
-        self.history.append(entry)
-        model = self.parts["model"]
-        if better:
-            self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        if self.folder is None:
-            return
-        if better and isinstance(model, FusionModel):
-            save_checkpoint(model, self.folder / "best.safetensors", epoch=entry["epoch"], val_score=entry["val_score"])
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"settings": self.settings, "history": self.history, "best": self.best}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_whole(self.folder / "state.pt", buffer.getvalue())
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file beside `path` and move it there: readers see the old content or the new one, never a part."""
-    path = Path(path)
-    beside = path.with_name(path.name + ".part")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        try:
-            beside.unlink(missing_ok=True)
-        except OSError:
-            pass
-        raise OSError(error.errno, f"cannot write {path.name} ({error.strerror}); what was there before is unharmed") from error
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _forget_peak_memory(device: torch.device) -> None:
@@ -367,10 +355,35 @@ def _to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str
     return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
 
 
-def _require_finite(losses: dict[str, float], where: str) -> None:
-    if not math.isfinite(losses["total"]):
+def _means(losses: list[dict], device: torch.device) -> dict[str, float]:
+    """{"train_<part>": mean over an epoch's batches, of all processes}."""
+    sums = torch.stack([sum(batch[name].to(device, _exact(device)) for batch in losses) for name in losses[0]])
+    means = processes.add_up(sums) / (len(losses) * processes.rank_and_count()[1])
+    return {f"train_{name}": mean for name, mean in zip(losses[0], means.tolist())}
+
+
+def _require_finite(run: Run, batches: list[dict], where: str) -> None:
+    """Look at the losses of the last batches. If one is not finite, keep that batch, and stop."""
+    first = len(run.losses) - len(batches)
+    for number, (parts, batch) in enumerate(zip(run.losses[first:], batches), first):
+        losses = {name: part.item() for name, part in parts.items()}
+        if all(map(math.isfinite, losses.values())):
+            continue
+        kept = ""
+        if run.folder is not None:
+            buffer = io.BytesIO()
+            torch.save({name: values.cpu() for name, values in batch.items()}, buffer)
+            write_whole(run.folder / "not_finite.pt", buffer.getvalue())
+            kept = " (kept as not_finite.pt)"
+        if run.best and len(batches) > 1:  # steps were taken since
+            run.parts["model"].load_state_dict(run.best)
+        _name_not_finite(losses, f"{where}, batch {number}", kept)
+
+
+def _name_not_finite(losses: dict[str, float], where: str, kept: str = "") -> None:
+    if not all(map(math.isfinite, losses.values())):
         bad = [name for name, value in losses.items() if name != "total" and not math.isfinite(value)]
         raise FloatingPointError(
             f"the loss of task {' and '.join(bad) or 'total'} is not finite in {where}; "
-            "lower the learning rate, or look at that batch's image and targets"
+            f"lower the learning rate, or look at that batch's image and targets{kept}"
         )

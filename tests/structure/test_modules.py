@@ -10,8 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "fusion_lib"
 BELOW = ("machine", "files")  # what the flow stands on: the computer and its files
-FLOW = ("scenes", "datasets", "transforms", "targets", "affinities", "models", "losses", "weighting", "training", "regions",
-        "metrics", "plots")  # fmt: skip
+FLOW = ("scenes", "datasets", "transforms", "targets", "resident", "affinities", "models", "losses", "weighting", "processes",
+        "checkpoints", "training", "regions", "metrics", "plots")  # fmt: skip
 AROUND = ("recipes", "changes", "experiments", "grids", "run", "bench", "hosted")  # what puts the stops to work
 ORDER = (*BELOW, *FLOW, *AROUND)
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
@@ -77,7 +77,7 @@ def test_modules_import_only_to_their_left(module):
 
 def test_package_describes_the_flow():
     described = re.search(r"^scenes( -> \w+)+", ast.get_docstring(parse("__init__")), re.MULTILINE).group()
-    assert tuple(described.split(" -> ")) == tuple(stop for stop in FLOW if stop != "affinities")  # which is advanced
+    assert tuple(described.split(" -> ")) == tuple(stop for stop in FLOW if stop not in ("resident", "affinities", "processes"))  # advanced
 
 
 @pytest.mark.parametrize("module", MODULES)

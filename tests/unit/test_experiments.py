@@ -22,7 +22,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from fusion_lib import experiments, grids, training
+from fusion_lib import checkpoints, experiments, grids
 from fusion_lib.datasets import data_folder
 from fusion_lib.experiments import Experiment, Table, again, fingerprint, main, results, select
 
@@ -518,7 +518,7 @@ def test_a_file_that_cannot_be_written_keeps_its_rows(path, monkeypatch, how):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with monkeypatch.context() as broken:
-        target = {"full": (os, "fsync"), "read-only": (training, "open"), "renaming refused": (os, "replace")}[how]
+        target = {"full": (os, "fsync"), "read-only": (checkpoints, "open"), "renaming refused": (os, "replace")}[how]
         broken.setattr(*target, full if how == "full" else refuse, raising=False)
         with pytest.raises(OSError, match=r"cannot write toy\.csv .*what was there before is unharmed"):
             table.append(RUNS[2], numbers_of(RUNS[2]))

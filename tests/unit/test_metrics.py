@@ -480,7 +480,7 @@ def test_evaluate_areas_are_those_of_the_argmax_map():
 def test_shipped_checkpoint_is_small_and_has_both_tasks():
     """Its scores are held to the results file in tests/structure/test_results.py."""
     from fusion_lib.datasets import data_folder
-    from fusion_lib.training import load_checkpoint
+    from fusion_lib.checkpoints import load_checkpoint
 
     path = data_folder() / "fused_scenes.safetensors"
     assert path.stat().st_size < 5e6

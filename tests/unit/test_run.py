@@ -4,7 +4,7 @@ import pytest
 
 from examples import RECIPE, Reads
 from fusion_lib import recipes, run
-from fusion_lib.training import load_checkpoint
+from fusion_lib.checkpoints import load_checkpoint
 
 DECODING = {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4}
 PARTITION = {"covering", "VI bits", "adapted Rand error"}

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from examples import tiny_loaders, tiny_model, tiny_samples
-from fusion_lib import training, weighting
+from fusion_lib import checkpoints, training, weighting
 from fusion_lib.losses import FusionLoss
 from fusion_lib.models import FusionModel, TwoNetworks
-from fusion_lib.training import load_checkpoint, predict, save_checkpoint, seed_everything, train, validate
+from fusion_lib.checkpoints import load_checkpoint, save_checkpoint
+from fusion_lib.training import predict, seed_everything, train, validate
 
 CPU = torch.device("cpu")
 
@@ -509,31 +511,203 @@ t.run(t.tiny_model(), loaders=t.noisy_loaders(pause=0.02), epochs={epochs}, fold
 def test_killed_run_goes_on_from_the_last_whole_epoch(tmp_path):
     """kill -9 of a real process at two arbitrary moments; then the run goes on here, and ends as if undisturbed."""
     epochs = 20
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in another order would differ in the last bit
-    try:
-        straight, history = run(loaders=noisy_loaders(), epochs=epochs)
-        folder = tmp_path / "run"
-        code = textwrap.dedent(CHILD).format(path=sys.path, epochs=epochs)
-        done = []
-        for delay in (0.0, 0.137):
-            child = subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.DEVNULL)
-            state, old = folder / "state.pt", None
-            if state.exists():
-                old = state.stat().st_mtime_ns
-            while child.poll() is None and (not state.exists() or state.stat().st_mtime_ns == old):
-                time.sleep(0.002)
-            time.sleep(delay)
-            child.send_signal(signal.SIGKILL)
-            assert child.wait() == -signal.SIGKILL
-            done.append(len(torch.load(state, weights_only=True)["history"]))
-        assert 0 < done[0] < done[1] < epochs
-        model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=epochs, folder=folder)
-    finally:
-        torch.set_num_threads(threads)
+    straight, history = run(loaders=noisy_loaders(), epochs=epochs)
+    folder = tmp_path / "run"
+    code = textwrap.dedent(CHILD).format(path=sys.path, epochs=epochs)
+    done = []
+    for delay in (0.0, 0.137):
+        child = subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.DEVNULL)
+        state, old = folder / "state.pt", None
+        if state.exists():
+            old = state.stat().st_mtime_ns
+        while child.poll() is None and (not state.exists() or state.stat().st_mtime_ns == old):
+            time.sleep(0.002)
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        newest = state if state.exists() else folder / "state_before.pt"
+        done.append(len(torch.load(newest, weights_only=True)["history"]))
+    assert 0 < done[0] < done[1] < epochs
+    model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=epochs, folder=folder)
     assert without_times(more) == without_times(history)
     assert_same_weights(model, straight)
-    assert {path.name for path in folder.iterdir()} == {"state.pt", "best.safetensors"}  # no half file left
+    assert {path.name for path in folder.iterdir()} == {"state.pt", "state_before.pt", "best.safetensors"}  # no half file
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork; the test above kills a whole process")
+@pytest.mark.parametrize("number", range(20))
+def test_killed_at_a_random_moment_it_ends_bit_identical(tmp_path, number, uninterrupted):
+    """A state after every batch; kill -9 anywhere between the first and the end, in the middle of a file too."""
+    straight, history, seconds = uninterrupted
+    child = os.fork()
+    if child == 0:
+        try:
+            run(loaders=noisy_loaders(), epochs=6, folder=tmp_path, save_every=1)
+        finally:
+            os._exit(0)
+    while not (tmp_path / "state.pt").exists():
+        time.sleep(0.001)
+    time.sleep(np.random.default_rng(number).uniform(0, seconds))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=6, folder=tmp_path, save_every=1)
+    assert without_times(more) == without_times(history)
+    assert_same_weights(model, straight)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Model and history of a run that keeps a state after every batch, and the seconds it took."""
+    began = time.perf_counter()
+    model, history = run(loaders=noisy_loaders(), epochs=6, folder=tmp_path_factory.mktemp("run"), save_every=1)
+    return model, history, time.perf_counter() - began
+
+
+def test_state_within_an_epoch_changes_nothing(uninterrupted):
+    model, history = run(loaders=noisy_loaders(), epochs=6)
+    assert without_times(history) == without_times(uninterrupted[1])
+    assert_same_weights(model, uninterrupted[0])
+
+
+class Dropping(torch.nn.Module):
+    """A model that draws random numbers of its own, beside those of the loader."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self.inner = tiny_model(seed)
+
+    def forward(self, images):
+        return {task: F.dropout2d(logits, 0.2, self.training) for task, logits in self.inner(images).items()}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("at", [1, 4, 6])
+def test_interrupt_ends_after_the_step_and_the_run_goes_on_bit_identical(tmp_path, at, workers):
+    """SIGINT, as Ctrl-C and a notebook's interrupt send it, within the forward pass of a batch."""
+    before = signal.getsignal(signal.SIGINT)
+
+    class Interrupting(FusionLoss):
+        calls = 0
+
+        def forward(self, outputs, batch):
+            self.calls += 1
+            if self.calls == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(outputs, batch)
+
+    def loaders():
+        return DataLoader(Noisy(), 2, shuffle=True, num_workers=workers), DataLoader(tiny_samples(2, seed=1), 2)
+
+    straight, history = run(Dropping(0), loaders=loaders())
+    with pytest.raises(KeyboardInterrupt, match="ended after .* epoch . as asked|ended after .*epoch"):
+        run(Dropping(0), loaders=loaders(), loss=Interrupting(), folder=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert (len(state["history"]), len(state["losses"])) == {1: (0, 1), 4: (1, 0), 6: (1, 2)}[at]
+    model, more = run(Dropping(7), loaders=loaders(), folder=tmp_path)
+    assert without_times(more) == without_times(history)
+    assert_same_weights(model, straight)
+
+
+def test_second_interrupt_ends_at_once():
+    with pytest.raises(KeyboardInterrupt), training.Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.asked
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("still here")
+
+
+def test_training_outside_the_main_thread_leaves_signals_alone():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(epochs=1)))
+    thread.start()
+    thread.join()
+    assert len(results[0][1]) == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one byte", "gone"])
+def test_damaged_newest_state_makes_way_for_the_one_before(tmp_path, damage):
+    straight, history = run(loaders=noisy_loaders(), epochs=4)
+    run(loaders=noisy_loaders(), epochs=4, folder=tmp_path, stop_after=2)
+    path = tmp_path / "state.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "gone":  # killed between the two renames
+        path.unlink()
+        model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content[:-1000] if damage == "truncated" else content)
+        with pytest.warns(UserWarning, match="(?s)state.pt in folder .* cannot be read .*going on from the state before it"):
+            model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
+    assert without_times(more) == without_times(history)
+    assert_same_weights(model, straight)
+
+
+def test_state_of_a_newer_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "VERSION", 7)
+    run(folder=tmp_path, stop_after=1)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"state.pt was written by a newer fusion_lib \(format 7, this one reads up to 1\); update"):
+        run(folder=tmp_path)
+
+
+# --- a GPU's memory that does not suffice ------------------------------------------------------
+
+
+class Small(FusionModel):
+    """Runs out of memory on more than so many pictures."""
+
+    limit = 1
+
+    def forward(self, images):
+        if len(images) > self.limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(images)
+
+
+def eight_with_void() -> dict:
+    samples = tiny_samples(8)
+    for number, sample in enumerate(samples):  # so the pieces have unequally many valid pixels
+        sample["semantic"][: 2 * number] = 255
+        sample["region_target"][:, :number] = 255
+    return torch.utils.data.default_collate(samples)
+
+
+@pytest.mark.parametrize("limit, pieces", [(8, 1), (7, 2), (4, 2), (3, 4), (1, 8)])
+def test_batch_in_pieces_has_the_gradient_of_the_whole(limit, pieces, capsys):
+    batch, loss = eight_with_void(), FusionLoss(1.0, 2.0, torch.tensor([3.0, 2.0, 1.0]))
+    plain, small = tiny_model(), Small({"semantic": 3, "region": 3}, width=4)
+    small.load_state_dict(plain.state_dict())
+    small.limit = limit
+    plain.eval(), small.eval()  # batch norm sees the pieces in training
+    expected = loss(plain(batch["image"]), batch)
+    expected["total"].backward()
+    mixed = torch.autocast("cpu", enabled=False)
+    parts, found = training._descend(small, small, loss, batch, weighting.PlainSum(), lambda x: x, mixed, 1)
+    assert found == pieces and capsys.readouterr().out.count("out of memory") == math.log2(pieces)
+    for name, part in expected.items():
+        torch.testing.assert_close(parts[name], part.detach())
+    for one, other in zip(small.parameters(), plain.parameters()):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_run_goes_on_in_pieces(capsys):
+    model = Small({"semantic": 3, "region": 3}, width=4)
+    model.limit = 2
+    _, history = run(model, loaders=(DataLoader(tiny_samples(8), 4), DataLoader(tiny_samples(1), 1)), epochs=2)
+    assert len(history) == 2 and capsys.readouterr().out.count("out of memory") == 1  # found once, kept
+
+
+def test_picture_that_does_not_fit_says_so():
+    model = Small({"semantic": 3, "region": 3}, width=4)
+    model.limit = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="a batch of 2 pictures, 1 at a time, does not fit .*smaller pictures"):
+        run(model)
+
+
+def test_a_weighting_cannot_be_computed_in_pieces():
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="a batch of 2 pictures, 2 at a time"):
+        run(Small({"semantic": 3, "region": 3}, width=4), weighting=weighting.choose("PCGrad"))
 
 
 @pytest.mark.parametrize(
@@ -616,10 +790,10 @@ def break_disk(monkeypatch, how: str) -> str:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     if how == "full":
-        monkeypatch.setattr(training, "open", FullDisk, raising=False)
+        monkeypatch.setattr(checkpoints, "open", FullDisk, raising=False)
         return "No space left on device"
     if how == "read-only":
-        monkeypatch.setattr(training, "open", refuse, raising=False)
+        monkeypatch.setattr(checkpoints, "open", refuse, raising=False)
     else:
         monkeypatch.setattr(os, "replace", refuse)
     return "Read-only file system"
@@ -701,6 +875,8 @@ def test_loss_that_is_not_finite_names_task_epoch_and_batch(tmp_path, spoilt, na
     with pytest.raises(FloatingPointError, match=f"the loss of task {names} is not finite in epoch 1, batch 2; lower"):
         run(loss=Spoiled(6, spoilt), folder=tmp_path)
     assert len(torch.load(tmp_path / "state.pt", weights_only=True)["history"]) == 1  # the whole epoch is kept
+    kept = torch.load(tmp_path / "not_finite.pt", weights_only=True)
+    assert kept["image"].shape == (2, 3, 16, 16) and kept.keys() >= {"semantic", "region_target"}
     assert len(run(folder=tmp_path)[1]) == 3
 
 
@@ -710,6 +886,20 @@ def test_image_that_is_not_finite_is_found():
     loaders = DataLoader(samples, 2), DataLoader(samples[:2], 2)
     with pytest.raises(FloatingPointError, match="task semantic and region is not finite in epoch 0, batch 1"):
         run(loaders=loaders)
+
+
+def test_batch_that_broke_some_steps_ago_is_found_and_the_best_weights_come_back(tmp_path):
+    """On a GPU the losses are looked at every 20 steps."""
+    model = tiny_model(1)
+    good = {"total": torch.tensor(3.0), "semantic": torch.tensor(1.0), "region": torch.tensor(2.0)}
+    run_ = checkpoints.Run(tmp_path, {}, {"model": model})
+    run_.best = tiny_model(2).state_dict()
+    run_.losses = [good, good, good | {"total": torch.tensor(math.nan), "region": torch.tensor(math.nan)}, good]
+    batches = [{"image": torch.full((1,), float(number))} for number in (1, 2, 3)]
+    with pytest.raises(FloatingPointError, match=r"task region is not finite in epoch 4, batch 2; lower .*\(kept as not_finite.pt\)"):
+        training._require_finite(run_, batches, "epoch 4")
+    assert torch.load(tmp_path / "not_finite.pt", weights_only=True)["image"].item() == 2
+    assert_same_weights(model, tiny_model(2))
 
 
 # --- checkpoints -------------------------------------------------------------------------------
