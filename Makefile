@@ -4,12 +4,13 @@
 # make bench                                      times and memory, on this machine
 # make experiment [NAME=fusion]                  the runs behind a results file; without NAME, lists them
 # make outputs                                    for authors: execute the notebooks and store their outputs
+# make colab REPO=owner/name                      for authors: name the repository on GitHub, everywhere; adds the badges
 
 DATASET ?= scenes
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: run test lab bench outputs experiment checkpoint clean
+.PHONY: run test lab bench outputs experiment checkpoint colab clean
 
 run: .venv/ready
 	$(PY) -m fusion_lib.run $(DATASET)
@@ -33,6 +34,10 @@ experiment: .venv/ready
 
 checkpoint: .venv/ready
 	$(PY) -m fusion_lib.run checkpoint
+
+colab:  # REPO reaches Python through the environment, whatever characters it holds
+	@$(PYTHON) -m fusion_lib.hosted "$$REPO"
+	@PYTHONPATH=. $(PYTHON) tests/structure/make_bad.py
 
 # The environment is whole only once `ready` is written; an interrupted installation is taken up again.
 .venv/ready: pyproject.toml

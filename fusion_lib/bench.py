@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fusion_lib import datasets, metrics, models, recipes, regions, run, targets, training
+from fusion_lib import datasets, machine, metrics, models, recipes, regions, run, targets, training
 from fusion_lib.losses import FusionLoss
 
 
@@ -56,7 +56,7 @@ def read_photographs() -> None:
 
 def main() -> None:
     """Print every figure, one a line."""
-    print(f"{training.describe_machine()}; torch {torch.__version__}")
+    print(f"{machine.accelerator()}; torch {torch.__version__}")
     base, added = import_seconds()
     print(f"import torch, torchvision: {base:.2f} s; import of every fusion_lib module adds {added:.2f} s")
     if len(pictures()) == 2:

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import http.client
 import io
 import os
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,21 +26,10 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from fusion_lib import scenes
+from fusion_lib.files import CACHE_VARIABLE, SUMS, cache_folder, data_file, data_folder, fetch, read_sums, sha256
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 ARCHIVE_VARIABLE = "FUSION_STANFORD_ARCHIVE"  # environment: path of iccv09Data.tar.gz or of its unpacked folder
-CACHE_VARIABLE = "FUSION_CACHE"  # environment: where parsed photographs are kept
-
-
-def data_folder() -> Path:
-    """The shipped `data/`: inside an installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "data"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
-
-
-def cache_folder() -> Path:
-    """Where parsed photographs are kept: the variable FUSION_CACHE, else ~/.cache/fusion_lib."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "fusion_lib")
 
 
 class SegmentationDataset(Dataset):
@@ -82,7 +68,7 @@ class Scenes(SegmentationDataset):
     Args:
         split: "train", "val" or "test".
         transform: see `transforms`.
-        folder: default is the shipped data.
+        folder: what `python -m fusion_lib.scenes` wrote; default is the shipped data, see `files.data_file`.
 
     Raises:
         ValueError: unknown split, or a file whose sha256 is not the one in SHA256SUMS.
@@ -95,18 +81,9 @@ class Scenes(SegmentationDataset):
         super().__init__(transform)
         if split not in scenes.SPLITS:
             raise ValueError(f"split is {split!r}; expected one of {list(scenes.SPLITS)}")
-        path = (data_folder() if folder is None else Path(folder)) / f"scenes_{split}.npz"
-        again = "write it again with: python -m fusion_lib.scenes FOLDER"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path.name} is not in folder {path.parent.name!r}; {again}")
-        listed = path.parent / "SHA256SUMS"
-        if not listed.is_file():
-            raise FileNotFoundError(f"SHA256SUMS is not in folder {path.parent.name!r}; {again}")
-        sums = dict(reversed(line.split()) for line in listed.read_text().splitlines())
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sums.get(path.name):
-            raise ValueError(f"{path.name} does not have the sha256 that SHA256SUMS lists; {again}")
-        with np.load(io.BytesIO(content)) as arrays:
+        name = f"scenes_{split}.npz"
+        path = data_file(name) if folder is None else _written(Path(folder) / name)
+        with np.load(path) as arrays:
             self._images, self._semantic, self._region = (arrays[k] for k in ("images", "semantic", "region"))
 
     def __len__(self) -> int:
@@ -269,32 +246,21 @@ def download_stanford_background() -> Path:
     """Fetch the archive from its official address into the cache; an interrupted download goes on where it stopped.
 
     Raises:
-        OSError: the address does not answer; says what else to do.
+        OSError: the address does not answer, or not with the file; see `files.fetch`.
     """
     path = cache_folder() / "iccv09Data.tar.gz"
-    if path.is_file():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(StanfordBackground.URL, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            with open(part, "ab" if answer.status == 206 else "wb") as file:
-                while block := answer.read(1 << 20):
-                    file.write(block)
-            length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length")
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        whole = getattr(error, "code", None) == 416 and error.headers.get("Content-Range", "") == f"bytes */{have}"
-        if not whole:  # whole: an earlier call was killed between the last byte and the renaming
-            raise OSError(
-                f"{StanfordBackground.URL} does not answer ({error}). Get iccv09Data.tar.gz elsewhere and set "
-                f"{ARCHIVE_VARIABLE} to its path; what was fetched so far is kept"
-            ) from error
-        length = have
-    if length and part.stat().st_size != int(length):
-        raise OSError(f"the download stopped at {part.stat().st_size} of {length} bytes; call again to go on from there")
-    os.replace(part, path)
+    elsewhere = f"Get iccv09Data.tar.gz elsewhere and set {ARCHIVE_VARIABLE} to its path"
+    return path if path.is_file() else fetch(StanfordBackground.URL, path, otherwise=elsewhere)
+
+
+def _written(path: Path) -> Path:
+    """A file beside the SHA256SUMS that lists it."""
+    again = "write it again with: python -m fusion_lib.scenes FOLDER"
+    for file in (path, path.with_name(SUMS)):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file.name} is not in folder {path.parent.name!r}; {again}")
+    if sha256(path) != read_sums(path.with_name(SUMS)).get(path.name):
+        raise ValueError(f"{path.name} does not have the sha256 that {SUMS} lists; {again}")
     return path
 
 

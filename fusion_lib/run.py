@@ -57,7 +57,7 @@ def scenes() -> int:
         rows[f"{name}, same recipe"] = learned_row(recipes.SCENES, name, folder=None)
     model, facts = checkpoints.load_checkpoint(folder / "runs" / "fused.safetensors")
     rows["fused, trained in 04"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
-    model, facts = checkpoints.load_checkpoint(datasets.data_folder() / "fused_scenes.safetensors")
+    model, facts = checkpoints.load_checkpoint(datasets.data_file("fused_scenes.safetensors"))
     rows["fused, shipped"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
     scoreboard(rows, "Scenes, 100 test pictures, seed 0", BUILD / "scoreboard_scenes.md")
     return 0
@@ -102,7 +102,7 @@ def picture() -> int:
     scene = datasets.Scenes("test")[README_SCENE]["image"]
     rocket = v2.functional.resize(torch.from_numpy(data.rocket()).permute(2, 0, 1), [240, 320], antialias=True)
     folder = ROOT / "data" / "pictures"
-    _draw(scene, datasets.data_folder() / "fused_scenes.safetensors", datasets.Scenes.classes, folder / "scene.png")
+    _draw(scene, datasets.data_file("fused_scenes.safetensors"), datasets.Scenes.classes, folder / "scene.png")
     photographs = BUILD / "stanford_background" / "fused" / "model.safetensors"
     _draw(rocket, photographs, datasets.StanfordBackground.classes, folder / "photograph.png")
     return 0

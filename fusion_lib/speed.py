@@ -8,6 +8,7 @@ Every figure is of whole steps: data, forward, both losses, backward, clipping, 
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from fusion_lib import datasets, models, recipes, targets, training
+from fusion_lib import datasets, machine, models, recipes, targets, training
 from fusion_lib.losses import FusionLoss
 from fusion_lib.resident import ResidentLoader
 from fusion_lib.transforms import augmentation
@@ -62,6 +63,7 @@ def profile(device: torch.device, size: tuple[int, int], batch_size: int, steps:
     """
     step, _ = _step(device, (), size, batch_size)
     step(), step()  # to warm up
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's messages are for its authors
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     with torch.profiler.profile(activities=activities) as profiler:
@@ -146,7 +148,7 @@ def main() -> None:
     """Print the ladder at 240 x 320, what the data paths give, and the fused step against two networks'."""
     device = training.choose_device()
     size, batch_size, steps = (240, 320), 32 if device.type == "cuda" else 8, 50 if device.type == "cuda" else 4
-    print(f"{training.describe_machine()}; torch {torch.__version__}; {batch_size} pictures of {size[0]} x {size[1]}")
+    print(f"{machine.describe()}; torch {torch.__version__}; {batch_size} pictures of {size[0]} x {size[1]}")
     rates = ladder(device, size, batch_size, steps)
     for name, rate in rates.items():
         print(f"{name:20}", rate if isinstance(rate, str) else f"{rate:8.1f} pictures a second, {rate / rates['plain']:.2f} of plain")

@@ -57,15 +57,6 @@ def half_precision(device: torch.device) -> torch.dtype:
     return torch.float16 if lacks else torch.bfloat16
 
 
-def describe_machine() -> str:
-    """One line on what the training will run on, and how to get more on a hosted notebook."""
-    if torch.cuda.is_available():
-        return f"GPU: {torch.cuda.get_device_name()} ({torch.cuda.mem_get_info()[0] / 2**30:.0f} GiB free)"
-    if torch.backends.mps.is_available():
-        return "GPU: Apple MPS"
-    return f"CPU, threads: {torch.get_num_threads()}; no GPU found (on Colab: Runtime > Change runtime type)"
-
-
 def train(
     model: nn.Module,
     loss: FusionLoss,

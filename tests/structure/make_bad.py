@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Callable, Iterator
 
 import rules
+from fusion_lib import hosted
 
 FOLDER = rules.ROOT / "tests" / "bad"
 PIXEL = (
@@ -21,8 +21,8 @@ PIXEL = (
 )
 
 
-def good_notebook() -> dict:
-    """A small lesson that keeps every rule; its outputs were written by hand, and nbval finds them true."""
+def good_notebook(name: str) -> dict:
+    """A small lesson that keeps every rule, in a file of this name. Outputs were written by hand; nbval finds them true."""
     cells = [
         _markdown(
             "# 00. A label map of twelve pixels",
@@ -157,6 +157,8 @@ def good_notebook() -> dict:
             "real pictures, and a network that draws them.",
         ),
     ]
+    badges = hosted.badges(rules.repository(), f"notebooks/{name}")
+    cells[0]["source"] = hosted.with_badges(cells[0]["source"], badges)
     for place, cell in enumerate(cells):
         cell["id"] = f"cell-{place:02d}"
     _number(cells)
@@ -250,12 +252,26 @@ def _(cells, metadata):
 
 @breaks("second_cell_sets_up__another_repository")
 def _(cells, metadata):
-    cells[1]["source"] = re.sub(r"git\+\S+", "git+https://example.org/another/repository", cells[1]["source"])
+    cells[1]["source"] = cells[1]["source"].replace(rules.repository(), "https://example.org/another/repository")
 
 
 @breaks("second_cell_sets_up__not_tagged")
 def _(cells, metadata):
     cells[1]["metadata"] = {}
+
+
+@breaks("badges_open_this_notebook__another_repository")
+def _(cells, metadata):
+    line = hosted.badges("https://github.com/another/repository", "notebooks/00_start_here.ipynb")
+    cells[0]["source"] = hosted.with_badges(cells[0]["source"], line)
+
+
+@breaks("badges_open_this_notebook__not_below_the_title")
+def _(cells, metadata):
+    named = rules.repository().replace(hosted.UNNAMED, "/another/")
+    line = hosted.badges(named, "notebooks/00_badges_open_this_notebook__not_below_the_title.ipynb")
+    cells[0]["source"] = hosted.with_badges(cells[0]["source"], "")
+    cells[3]["source"] += f"\n\n{line}"
 
 
 @breaks("last_sections__other_order")
@@ -455,9 +471,9 @@ TOO_LARGE_TO_COMMIT = ("file_is_small__a_megabyte",)
 
 def notebooks() -> Iterator[tuple[str, dict]]:
     """(file name, notebook): the good one, and every change of it."""
-    yield "00_good.ipynb", good_notebook()
+    yield "00_good.ipynb", good_notebook("00_good.ipynb")
     for name, change in BREAKS.items():
-        notebook = good_notebook()
+        notebook = good_notebook(f"00_{name}.ipynb")
         change(notebook["cells"], notebook["metadata"])
         yield f"00_{name}.ipynb", notebook
 

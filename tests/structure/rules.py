@@ -20,16 +20,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from fusion_lib import hosted
 
-SETUP_CELL = """\
-# If only this file was opened (Colab, Kaggle): install fusion_lib, keep the runtime's own torch and numpy.
-from importlib import metadata, util
-if util.find_spec("fusion_lib") is None:
-    keep = " ".join(f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision", "numpy"))
-    %pip install -q {keep} git+REPOSITORY
-from fusion_lib import training
-print(training.describe_machine())"""
+ROOT = Path(__file__).resolve().parents[2]
 
 IGNORED, SKIPPED = "nbval-ignore-output", "nbval-skip"
 PREDICT = "**Predict, then run.**"
@@ -50,13 +43,12 @@ SILENT_CALLS = {
 
 def repository() -> str:
     """The address that stands once, in pyproject.toml."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    return re.search(r'^Repository = "(.+)"$', text, re.MULTILINE).group(1)
+    return hosted.address(ROOT)
 
 
 def setup_cell() -> str:
     """The standard set-up cell, which every notebook holds word for word."""
-    return SETUP_CELL.replace("REPOSITORY", repository())
+    return hosted.setup_cell(repository())
 
 
 @dataclass(frozen=True)
@@ -207,8 +199,19 @@ def first_cell(lesson: Lesson) -> list[str]:
 def second_cell_sets_up(lesson: Lesson) -> list[str]:
     cell = next(iter(lesson.cells[1:]), EMPTY)
     if cell.kind != "code" or cell.source.rstrip() != setup_cell():
-        return [f"{cell}: is not the standard set-up cell for {repository()}; copy it from tests/structure/rules.py"]
+        return [f"{cell}: is not the standard set-up cell for {repository()}; copy it from fusion_lib/hosted.py, or run: "
+                "make colab REPO=owner/name"]  # fmt: skip
     return [] if cell.tags == (IGNORED,) else [f"{cell}: tags are {list(cell.tags)}; tag it {IGNORED!r} alone"]
+
+
+def badges_open_this_notebook(lesson: Lesson) -> list[str]:
+    expected = hosted.badges(repository(), f"notebooks/{lesson.path.name}")
+    found = [(cell, line) for cell in lesson.markdown for line in hosted.BADGE_LINE.findall(cell.source)]
+    if [line for _, line in found] == [expected] * bool(expected) and all(cell.place == 0 for cell, _ in found):
+        return []
+    where = ", ".join(str(cell) for cell, _ in found) or f"{next(iter(lesson.cells), EMPTY)}"
+    wanted = f"the badges that open it from {repository()}" if expected else "no badges, as pyproject.toml names no repository"
+    return [f"{where}: expected {wanted}; run: make colab REPO=owner/name"]
 
 
 def last_sections(lesson: Lesson) -> list[str]:
@@ -277,13 +280,14 @@ def code_is_short(lesson: Lesson) -> list[str]:
         for cell, length in zip(lesson.code, lengths)
         if length > LONGEST_CODE
     ]
-    if lengths and (median := statistics.median(lengths)) > MEDIAN_CODE:
+    taught = lengths[2:]  # set-up and imports are no part of the lesson
+    if taught and (median := statistics.median(taught)) > MEDIAN_CODE:
         complaints.append(f"the median code cell has {median:g} lines; at most {MEDIAN_CODE}, one idea a cell")
     return complaints
 
 
 def size_reads_well(lesson: Lesson) -> list[str]:
-    words = sum(len(_words(cell.source)) for cell in lesson.markdown)
+    words = sum(len(_words(hosted.BADGE_LINE.sub("", cell.source))) for cell in lesson.markdown)
     found = {"cells": (len(lesson.cells), CELLS), "words": (words, WORDS)}
     return [
         f"the notebook has {count} {name}; expected {allowed[0]} to {allowed[-1]}, split or merge"
@@ -388,8 +392,8 @@ def kernel_is_python3(lesson: Lesson) -> list[str]:
 
 
 RULES = (
-    executed_in_order, no_error_outputs, outputs_present, no_stderr, first_cell, second_cell_sets_up, last_sections,
-    heading_levels, figures_have_captions, images_have_alt_text, code_is_short, size_reads_well, outputs_are_compared,
+    executed_in_order, no_error_outputs, outputs_present, no_stderr, first_cell, second_cell_sets_up, badges_open_this_notebook,
+    last_sections, heading_levels, figures_have_captions, images_have_alt_text, code_is_short, size_reads_well, outputs_are_compared,
     ignored_cells_have_bands, no_trailing_semicolon, file_is_small, no_machine_paths, no_sys_path, predictions,
     ids_are_unique, links_lead_somewhere, kernel_is_python3,
 )  # fmt: skip

@@ -8,6 +8,7 @@ import project
 import pytest
 import rules
 import yaml  # jupyterlab brings it
+from fusion_lib import hosted
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
@@ -61,18 +62,35 @@ def test_pip_installs_this_package_with_all_extras_and_nothing_beside_it():
 
 
 def test_the_repository_is_named_once():
-    owner_and_name = re.fullmatch(r"https://[\w.-]+/([\w.-]+/[\w.-]+)", rules.repository()).group(1)
-    assert PROJECT["urls"]["Repository"] == rules.repository()
+    """In pyproject.toml; `make colab` writes it from there into set-up cells and badges."""
+    address = rules.repository()
+    assert PROJECT["urls"]["Repository"] == address
+    owner_and_name = re.fullmatch(r"https://[\w.-]+/([\w.-]+/[\w.-]+)", address).group(1)
+    sought = address if hosted.UNNAMED in address else owner_and_name
     strangers = []
     for path in project.files():
-        expected = 0
-        text = path.read_text(encoding="utf-8", errors="ignore")
+        text, written = path.read_text(encoding="utf-8", errors="ignore"), []
         if path.name == "pyproject.toml":
-            expected = 1
-        elif path.suffix == ".ipynb":  # the rule for the second cell says what it must be
-            expected = sum(cell.source.count(owner_and_name) for cell in rules.read(path).cells[1:2])
-        if text.count(owner_and_name) != expected:
+            written = [address]
+        elif path.name == "README.md":
+            written = hosted.BADGE_LINE.findall(text)
+        elif path.suffix == ".ipynb":  # rules say what both must be
+            cells = rules.read(path).cells
+            written = [cells[1].source] + [line for cell in cells for line in hosted.BADGE_LINE.findall(cell.source)]
+        if text.count(sought) != sum(part.count(sought) for part in written):
             strangers.append(path.relative_to(project.ROOT).as_posix())
-    assert not strangers, (
-        f"{owner_and_name} must stand in pyproject.toml and the set-up cells only; it is in {strangers}"
-    )
+    assert not strangers, f"{sought} must stand in pyproject.toml, set-up cells and badges only; it is in {strangers}"
+
+
+def test_readme_has_the_badges_of_the_repository_and_no_others():
+    expected = hosted.badges(rules.repository(), hosted.FRONT)
+    text = (project.ROOT / "README.md").read_text(encoding="utf-8")
+    assert hosted.BADGE_LINE.findall(text) == [expected] * bool(expected), "run: make colab REPO=owner/name"
+
+
+def test_binder_finds_what_it_builds_from():
+    """repo2docker reads environment.yml at the top, unless a folder for it or a Dockerfile is there; the line for pip
+    installs fusion_lib, so that a notebook's set-up cell finds it."""
+    for name in ("binder", ".binder", "Dockerfile", "requirements.txt", "runtime.txt", "Pipfile"):
+        assert not (project.ROOT / name).exists(), f"repo2docker would read {name} instead of, or before, environment.yml"
+    assert PIP[0].startswith("-e .[") and "notebooks" in PIP[0]

@@ -64,7 +64,7 @@ def test_fused_model_covers_more_than_every_classical_method():
 @pytest.mark.parametrize("model, file", [(grids.FUSED, "fused"), ("attention", "attention"), ("gates", "gates")])
 def test_shipped_model_is_the_run_of_seed_0(model, file):
     """Its scores are those of the results file, within 0.01: what another processor may change is far smaller."""
-    network, facts = checkpoints.load_checkpoint(datasets.data_folder() / f"{file}_scenes.safetensors")
+    network, facts = checkpoints.load_checkpoint(datasets.data_file(f"{file}_scenes.safetensors"))
     scores = metrics.evaluate(network, datasets.Scenes("test"), facts["decoding"])
     assert scores["semantic"]["miou"] == pytest.approx(runs(model, "miou")[0], abs=0.01)
     assert scores["fused"]["miou"] == pytest.approx(runs(model, "miou_fused")[0], abs=0.01)

@@ -1,20 +1,18 @@
 """The data sets, on tiny made-up files; and one test on the real photographs where they are."""
 
 import collections
-import contextlib
 import csv
 import errno
 import hashlib
 import io
 import os
 import tarfile
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from servers import server
 from torchvision import tv_tensors
 
 from fusion_lib import datasets, scenes
@@ -420,43 +418,6 @@ def test_stanford_second_process_that_was_faster_wins(stanford, cache, monkeypat
 # --- the download, from a server on this machine -----------------------------------------------
 
 
-@contextlib.contextmanager
-def server(content: bytes, cut: int | None = None, ranges: bool = True):
-    """Serves `content`; the first answer ends after `cut` bytes. Yields the address and the Range headers it saw."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked = self.headers.get("Range")
-            first = not seen
-            seen.append(asked)
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and ranges else 0
-            if start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            self.wfile.write(content[start : cut if first and cut else None])
-
-        def log_message(self, *args):
-            pass
-
-    httpd = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{httpd.server_port}/iccv09Data.tar.gz", seen
-    finally:
-        httpd.shutdown()
-        thread.join()
-        httpd.server_close()
-
-
 def test_download_whole(cache, monkeypatch):
     content = bytes(range(256)) * 20_000
     with server(content) as (address, seen):
@@ -500,6 +461,17 @@ def test_download_address_down(cache, monkeypatch):
     with pytest.raises(OSError, match=r"does not answer .*set FUSION_STANFORD_ARCHIVE"):
         StanfordBackground("train")
     assert (cache / "iccv09Data.tar.gz.part").read_bytes() == b"first part"
+
+
+def test_page_instead_of_the_archive(cache, monkeypatch):
+    """A mirror may answer with an error page and status 200: nothing of it stays, and what was fetched before does."""
+    cache.mkdir()
+    (cache / "iccv09Data.tar.gz.part").write_bytes(b"first part")
+    with server(b"\n<!DOCTYPE html><title>Moved</title>", ranges=False) as (address, _):
+        monkeypatch.setattr(StanfordBackground, "URL", address)
+        with pytest.raises(OSError, match="answers with a page instead of the file .*DOCTYPE.*set FUSION_STANFORD_ARCHIVE"):
+            download_stanford_background()
+    assert [(p.name, p.read_bytes()) for p in cache.iterdir()] == [("iccv09Data.tar.gz.part", b"first part")]
 
 
 def test_downloaded_archive_is_used(stanford, cache, monkeypatch):
