@@ -26,6 +26,7 @@ from tqdm import tqdm
 from fusion_lib import processes
 from fusion_lib.checkpoints import Run, write_whole
 from fusion_lib.losses import FusionLoss, target_key
+from fusion_lib.models import parameter_groups
 from fusion_lib.scenes import SEMANTIC_VOID
 from fusion_lib.weighting import PlainSum
 
@@ -67,6 +68,7 @@ def train(
     learning_rate: float = 3e-3,
     weight_decay: float = 1e-2,
     gradient_clip: float = 1.0,
+    encoder_factor: float = 1.0,
     seed: int = 0,
     device: torch.device | None = None,
     weighting: PlainSum | None = None,
@@ -92,6 +94,7 @@ def train(
         epochs: length of the whole run; the learning rate's cycle ends there.
         learning_rate: the highest of the cycle.
         gradient_clip: largest allowed norm of the gradient of all parameters together.
+        encoder_factor: share of the learning rate that the encoder gets, see `models.parameter_groups`.
         seed: decides shuffling and augmentation; the initial weights are the caller's.
         device: default `choose_device()`. On CUDA, mixed precision is used (bfloat16 where the hardware has it).
         weighting: how the tasks' losses become one update, see `weighting`; default the plain sum of `loss`. With
@@ -118,17 +121,20 @@ def train(
     forward = nn.parallel.DistributedDataParallel(model) if count > 1 else model
     loss = loss.to(device)
     steps = epochs * len(train_loader)
-    groups = [{"params": list(model.parameters())}, {"params": weighting.learned(device), "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=learning_rate, weight_decay=weight_decay, fused=device.type != "mps"
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps)
+    groups = parameter_groups(model, learning_rate, encoder_factor)
+    groups += [{"params": weighting.learned(device), "lr": learning_rate, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(groups, weight_decay=weight_decay, fused=device.type != "mps")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps)
     precision = half_precision(device)
     mixed = torch.autocast(device.type, precision, enabled=device.type == "cuda")
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == torch.float16)
     settings = {"epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay,
                 "gradient_clip": gradient_clip, "seed": seed, "steps": steps,
                 "task_weights": loss.task_weights}  # fmt: skip
+    if encoder_factor != 1:  # so that runs of before there was a factor go on
+        settings["encoder_factor"] = encoder_factor
     run = Run(folder, settings, {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler})
     run.resume()
     last = epochs if stop_after is None else min(epochs, len(run.history) + stop_after)
