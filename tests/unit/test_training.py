@@ -88,7 +88,7 @@ def test_encoder_learns_at_its_share_of_the_rate(tmp_path):
     """With a share of nearly nothing the encoder hardly moves, and all else does."""
     start, model = tiny_model(), tiny_model()
     run(model, epochs=2, encoder_factor=1e-6, folder=tmp_path, weight_decay=0.0, stop_after=1)
-    moved = {name: (values - start.state_dict()[name]).abs().max() for name, values in model.named_parameters()}
+    moved = {name: (values.detach() - start.state_dict()[name]).abs().max() for name, values in model.named_parameters()}
     encoder = [float(change) for name, change in moved.items() if name.startswith("encoder.")]
     others = [float(change) for name, change in moved.items() if not name.startswith("encoder.")]
     assert 0 < max(encoder) < 1e-6 and min(others) > 1e-4
