@@ -177,8 +177,7 @@ EXPERIMENTS = {
         "What the tasks share, and the weight beta of the region task, tried out on validation pictures.",
         _grid(data=("scenes",), epochs=(30,), seed=(0,), learning_rate=(8e-3,), beta=(1.0, 2.0), model=DESIGNS)
         + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3,), beta=(1.0, 2.0), model=PHOTOGRAPH_DESIGNS)
-        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 1e-3, 4e-3), beta=(1.0,), model=COMPARED[:2])
-        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(1e-3, 4e-3), beta=(1.0, 2.0), model=("own decoders",)),
+        + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 1e-3, 4e-3), beta=(1.0,), model=COMPARED[:2]),
         (*VALIDATION, *DECODED), settings, decoded_on_validation,
     ),
     "fusion": Experiment(
@@ -191,10 +190,11 @@ EXPERIMENTS = {
         _grid(epochs=(30,), seed=tuple(range(5)), model=("affinities",)), TEST, settings, on_test,
     ),
     "photographs": Experiment(
-        "Single tasks, two networks and fused models on Stanford Background, fold 0; the design tried out in `designs`, three seeds.",
-        _grid(data=("photographs",), seed=(0, 1, 2), beta=(2.0,), model=("own blocks",))
-        + _grid(data=("photographs",), seed=(0, 1, 2), beta=(1.0,), model=(*COMPARED[:3], "own decoders"))
-        + _grid(data=("photographs",), seed=(0,), beta=(1.0,), model=(FUSED,)),
+        "Single tasks, two networks and fused models on Stanford Background, fold 0; the designs tried out in `designs`, three seeds.",
+        _grid(data=("photographs",), epochs=(22,), seed=(0, 1, 2), beta=(2.0,), model=("own decoders",))
+        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), beta=(2.0,), model=("own blocks",))
+        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), beta=(1.0,), model=COMPARED[:3])
+        + _grid(data=("photographs",), epochs=(16,), seed=(0,), beta=(1.0,), model=(FUSED,)),
         TEST, settings, on_test,
     ),
     "labels": Experiment(
