@@ -33,6 +33,7 @@ TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "
 # Learning rates with the highest validation score of the experiment `tuning`.
 TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2,
          "affinities": 1.6e-2}
+FRESH = (3, 4, 5, 6, 7)  # seeds to check the one method that stood out with the first three
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
 
 SEMANTIC = ("miou", "pixel_accuracy", "iou", "covering_areas", "pq_areas")  # iou: one number a class
@@ -192,10 +193,12 @@ EXPERIMENTS = {
         _grid(epochs=(30,), seed=tuple(range(5)), model=("affinities",)), TEST, settings, on_test,
     ),
     "photographs": Experiment(
-        "Single tasks, two networks and fused models on Stanford Background, fold 0; the design tried out in `designs`, three seeds.",
-        _grid(data=("photographs",), seed=(0, 1, 2), beta=(2.0,), model=("own blocks",))
-        + _grid(data=("photographs",), seed=(0, 1, 2), beta=(1.0,), model=COMPARED[:3])
-        + _grid(data=("photographs",), seed=(0,), beta=(1.0,), model=(FUSED,)),
+        "Single tasks, two networks and fused models on Stanford Background, fold 0; the designs tried out in `designs`, three seeds.",
+        _grid(data=("photographs",), epochs=(22,), seed=(0, 1, 2), beta=(2.0,), model=("own decoders",))
+        + _grid(data=("photographs",), epochs=(22,), seed=(0,), beta=(1.0,), model=COMPARED[:2])
+        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), beta=(2.0,), model=("own blocks",))
+        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), beta=(1.0,), model=COMPARED[:3])
+        + _grid(data=("photographs",), epochs=(16,), seed=(0,), beta=(1.0,), model=(FUSED,)),
         TEST, settings, on_test,
     ),
     "labels": Experiment(
@@ -208,6 +211,7 @@ EXPERIMENTS = {
         "Fixed weights alpha and beta = 1 - alpha, and the methods that set weights by themselves; scenes, three seeds each.",
         _grid(epochs=(30,), seed=(0, 1, 2), weighting=("sum",), alpha=(0.1, 0.25, 0.5, 0.75, 0.9), model=(FUSED,))
         + _grid(epochs=(30,), seed=(0, 1, 2), weighting=METHODS, alpha=(0.5,), model=(FUSED,))
+        + _grid(epochs=(30,), seed=FRESH, weighting=("sum", "uncertainty"), alpha=(0.5,), model=(FUSED,))
         + _grid(epochs=(SHORT,), seed=(0,), weighting=("observed sum",), alpha=(0.5,), model=(FUSED,)),
         (*TEST, *SERIES), settings, on_test,
     ),
