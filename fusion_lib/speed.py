@@ -129,7 +129,7 @@ def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> t
 
 
 def _pictures_a_second(step: Callable, device: torch.device, batch_size: int, steps: int) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
     for _ in range(2):
         step()
     wait()

@@ -292,7 +292,7 @@ def time_step(
 ) -> float:
     """Median milliseconds of one forward and (unless told otherwise) backward pass, after two to warm up."""
     device = images.device
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
     times = []
     for _ in range(repeats + 2):
         synchronize()
