@@ -85,6 +85,12 @@ def main() -> None:
             f"{name}, 8 scenes: fused {np.median([f for f, _ in pairs]):.1f} ms, two networks "
             f"{np.median([t for _, t in pairs]):.1f} ms, ratio {np.median([f / t for f, t in pairs]):.2f}"
         )
+    photographs = torch.rand(8, 3, 192, 256).contiguous(memory_format=torch.channels_last)
+    design = {**recipes.PHOTOGRAPHS_FUSED.model, "pretrained": False}
+    own, apart = models.FusionModel(recipes.TASKS, **design), models.TwoNetworks(recipes.TASKS, **design | {"sharing": "hard"})
+    own, apart = (model.to(memory_format=torch.channels_last).train() for model in (own, apart))
+    pairs = [[training.time_step(model, photographs, repeats=2) for model in (own, apart)] for _ in range(3)]
+    print(f"training step, 8 photographs: own decoders {np.median([o / a for o, a in pairs]):.2f} of two networks")
     print(f"parameters: fused {models.count_parameters(fused):,}, two networks {models.count_parameters(two):,}")
     for path in sorted(run.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         seconds, megabytes = notebook_cost(path)

@@ -191,10 +191,10 @@ EXPERIMENTS = {
     ),
     "photographs": Experiment(
         "Single tasks, two networks and fused models on Stanford Background, fold 0; the designs tried out in `designs`, three seeds.",
-        _grid(data=("photographs",), epochs=(22,), seed=(0, 1, 2), beta=(2.0,), model=("own decoders",))
+        _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), beta=(1.0,), model=COMPARED[:3])
+        + _grid(data=("photographs",), epochs=(22,), seed=(0, 1, 2), beta=(2.0,), model=("own decoders",))
         + _grid(data=("photographs",), epochs=(22,), seed=(0,), beta=(1.0,), model=COMPARED[:2])
         + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), beta=(2.0,), model=("own blocks",))
-        + _grid(data=("photographs",), epochs=(16,), seed=(0, 1, 2), beta=(1.0,), model=COMPARED[:3])
         + _grid(data=("photographs",), epochs=(16,), seed=(0,), beta=(1.0,), model=(FUSED,)),
         TEST, settings, on_test,
     ),

@@ -162,17 +162,22 @@ TABLE = {
 
 
 def results_table(name: str, **which) -> str:
-    """A Markdown table of an experiment's stored rows: mean and (of several runs) standard deviation for each model."""
+    """A Markdown table of an experiment's stored rows: mean and (of several runs) standard deviation for each model.
+
+    Where rows differ in their epochs, so do the lines.
+    """
     rows = experiments.select(experiments.results(name), **which)
     columns = {shown: column for shown, column in TABLE.items() if any(row[column] is not None for row in rows)}
     lines = [f"| | runs | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        runs, cells = experiments.select(rows, model=model), []
+    lengths = {row["epochs"] for row in rows}
+    for model, epochs in dict.fromkeys((row["model"], row["epochs"]) for row in rows):
+        runs, cells = experiments.select(rows, model=model, epochs=epochs), []
         for column in columns.values():
             values = [run[column] for run in runs if run[column] is not None]
             spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.3f}{spread}" if values else "")
-        lines.append(f"| {model} | {len(runs)} | {' | '.join(cells)} |")
+        title = model if len(lengths) == 1 else f"{model}, {epochs:.0f} epochs"
+        lines.append(f"| {title} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
