@@ -16,9 +16,10 @@ HOSTS = {
 }
 ELSEWHERE = "none is needed, and Colab and Kaggle lend one"
 
-# Bytes a picture's pixel takes while the largest model of these pages (EfficientNet-Lite0, a last block a task) trains in
-# float32: kept activations 2.1 kB; peak of a whole step, measured on a CPU, 2.5 kB (batch of 8) to 3.3 kB (of 1).
-BYTES_A_PIXEL = 3072
+# Bytes a picture's pixel takes while the largest model of these pages (EfficientNet-Lite0, a decoder a task) trains in
+# float32: kept activations 2.3 kB; peak of a whole step, measured on a CPU with a last block a task, 2.5 kB (batch of 8)
+# to 3.3 kB (of 1), and 6% more with decoders.
+BYTES_A_PIXEL = 3328
 SHARE = 0.8  # of the free memory; the rest is for what else the notebook holds
 SIZES = ((240, 320), (192, 256), (120, 160), (64, 64))  # (H, W): photographs whole, as recipes shrink them, scenes
 USUAL_BATCH, LARGEST_BATCH = 8, 64

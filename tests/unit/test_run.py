@@ -73,3 +73,9 @@ def test_table_of_stored_rows(monkeypatch):
     assert run.results_table("some", epochs=30).splitlines() == [
         "| | runs | mIoU argmax | covering |", "|---|---|---|---|", "| b | 2 | 0.600 ± 0.141 |  |", "| a | 1 | 0.250 | 0.800 |",
     ]  # fmt: skip
+
+
+def test_table_of_runs_of_unequal_length(monkeypatch):
+    rows = [{"model": "a", "epochs": epochs, **dict.fromkeys(run.TABLE.values()), "miou": miou} for epochs, miou in ((16.0, 0.5), (22.0, 0.75))]
+    monkeypatch.setattr(run.experiments, "results", {"some": rows}.get)
+    assert run.results_table("some").splitlines()[2:] == ["| a, 16 epochs | 1 | 0.500 |", "| a, 22 epochs | 1 | 0.750 |"]
