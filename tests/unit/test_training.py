@@ -520,6 +520,16 @@ t.run(t.tiny_model(), loaders=t.noisy_loaders(pause=0.02), epochs={epochs}, fold
 """
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Two threads may sum in another order, and a forked process cannot use its parent's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_killed_run_goes_on_from_the_last_whole_epoch(tmp_path):
     """kill -9 of a real process at two arbitrary moments; then the run goes on here, and ends as if undisturbed."""
     epochs = 20
@@ -557,7 +567,9 @@ def test_killed_at_a_random_moment_it_ends_bit_identical(tmp_path, number, unint
             run(loaders=noisy_loaders(), epochs=6, folder=tmp_path, save_every=1)
         finally:
             os._exit(0)
+    deadline = time.monotonic() + 60
     while not (tmp_path / "state.pt").exists():
+        assert time.monotonic() < deadline, "the forked run has written nothing in a minute"
         time.sleep(0.001)
     time.sleep(np.random.default_rng(number).uniform(0, seconds))
     os.kill(child, signal.SIGKILL)
@@ -568,7 +580,7 @@ def test_killed_at_a_random_moment_it_ends_bit_identical(tmp_path, number, unint
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(tmp_path_factory, one_thread):
     """Model and history of a run that keeps a state after every batch, and the seconds it took."""
     began = time.perf_counter()
     model, history = run(loaders=noisy_loaders(), epochs=6, folder=tmp_path_factory.mktemp("run"), save_every=1)
