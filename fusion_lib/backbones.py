@@ -90,7 +90,20 @@ class Lite0Encoder(nn.Module):
         return features
 
 
-class TorchvisionEncoder(nn.Module):
+class StagedEncoder(nn.Module):
+    """An encoder that is its stages, one after the other; each gives a feature map."""
+
+    stages: nn.ModuleList
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = []
+        for stage in self.stages:
+            images = stage(images)
+            features.append(images)
+        return features
+
+
+class TorchvisionEncoder(StagedEncoder):
     """A classification network of torchvision, cut where its resolution halves, without its classifier.
 
     Shape: as `Lite0Encoder`, for pictures of any size.
@@ -108,13 +121,6 @@ class TorchvisionEncoder(nn.Module):
             network.load_state_dict(imagenet_weights(name))
         self.stages = nn.ModuleList(nn.Sequential(*map(network.get_submodule, stage)) for stage in stages)
         self.channels = list(channels)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        features = []
-        for stage in self.stages:
-            images = stage(images)
-            features.append(images)
-        return features
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:

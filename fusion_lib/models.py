@@ -20,7 +20,7 @@ class ConvBlock(nn.Sequential):
         )
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(backbones.StagedEncoder):
     """A small encoder trained from scratch: each stage halves the picture and (up to 8 x width) doubles the channels.
 
     Shape:
@@ -37,13 +37,6 @@ class ConvEncoder(nn.Module):
             stride = 1 if stage == 0 else 2
             self.stages.append(nn.Sequential(ConvBlock(before, channels, stride), ConvBlock(channels, channels)))
             before = channels
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        features = []
-        for stage in self.stages:
-            images = stage(images)
-            features.append(images)
-        return features
 
 
 class Decoder(nn.Module):

@@ -243,11 +243,15 @@ def _in_pieces(forward, model, loss, batch, weighting, scale, mixed, pieces: int
 
 
 class Interrupts:
-    """While this is entered, Ctrl-C (a notebook's "interrupt") asks for an end at the next good moment; a second ends now."""
+    """While this is entered, Ctrl-C (a notebook's "interrupt") asks for an end at the next good moment; a second ends now.
+
+    Of several processes each ends at once: they would be asked at different steps, and wait for each other's saving.
+    """
 
     def __enter__(self) -> Interrupts:
         self.asked = False
-        self.ours = threading.current_thread() is threading.main_thread()  # only there signals can be handled
+        main = threading.current_thread() is threading.main_thread()  # only there signals can be handled
+        self.ours = main and processes.rank_and_count()[1] == 1
         if self.ours:
             self.before = signal.signal(signal.SIGINT, self._ask)
         return self
@@ -281,7 +285,7 @@ def compiled(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str]:
         sum(logits.float().mean() for logits in faster(images).values()).backward()
         return faster, ""
     except Exception as error:  # the compiler's own exceptions differ from version to version
-        return model, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        return model, f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
     finally:
         model.zero_grad(set_to_none=True)
         model.load_state_dict(buffers, strict=False)  # statistics of batch norm, as they were

@@ -37,6 +37,15 @@ def test_run_goes_on_without_the_compiler(monkeypatch, capsys):
     assert capsys.readouterr().out == "not compiled: RuntimeError: no compiler\n"
 
 
+def test_compiler_that_fails_without_a_word(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: silent)
+    assert training.compiled(tiny_model(), torch.rand(2, 3, 16, 16))[1] == "RuntimeError: "
+
+
+def silent(images):
+    raise RuntimeError
+
+
 def test_trying_a_compiled_model_leaves_no_trace(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model: model)  # the compiler itself is PyTorch's to test
     model = tiny_model().train()

@@ -641,6 +641,13 @@ def test_second_interrupt_ends_at_once():
         raise AssertionError("still here")
 
 
+def test_of_several_processes_each_ends_at_once(monkeypatch):
+    monkeypatch.setattr(training.processes, "rank_and_count", lambda: (0, 2))
+    before = signal.getsignal(signal.SIGINT)
+    with training.Interrupts() as interrupts:
+        assert signal.getsignal(signal.SIGINT) is before and not interrupts.asked
+
+
 def test_training_outside_the_main_thread_leaves_signals_alone():
     results = []
     thread = threading.Thread(target=lambda: results.append(run(epochs=1)))
