@@ -22,16 +22,30 @@ MODELS = {
     "own decoders": (("semantic", "region"), "decoders"),
     "gates": (("semantic", "region"), "gates"),
     "affinities": (("semantic", "affinity"), "hard"),
+    "surfaces only": (("surfaces",), "hard"),
+    "three tasks": (("semantic", "region", "surfaces"), "decoders"),
+}
+# How a network begins and what of its encoder learns: further arguments of FusionModel, and the encoder's share of the
+# learning rate. The encoder has five stages.
+STARTS = {
+    "scratch": ({"pretrained": False}, 1.0),
+    "frozen": ({"frozen_stages": 5}, 1.0),
+    "partly frozen": ({"frozen_stages": 3}, 1.0),
+    "discriminative": ({}, 0.1),
+    "full": ({}, 1.0),
 }
 FUSED = "hard sharing"  # FusionModel's default, the design that the experiments chose
-DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS}
+DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS, "small photographs": recipes.PHOTOGRAPHS_SMALL}
 RECIPE_FIELDS = {field.name for field in fields(recipes.Recipe)} - {"model"}  # a run's "model" is a key of MODELS
+# Fields that came after rows had been stored: settings hold them only where they differ from these.
+LATER_FIELDS = {"pictures": 1.0, "encoder_factor": 1.0}
 COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
 DESIGNS = ("hard sharing", "own blocks", "own decoders")  # tried out on photographs
 TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "affinities")  # "two networks" are the first two
 # Learning rates with the highest validation score of the experiment `tuning`.
 TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2,
          "affinities": 1.6e-2}
+TUNED_STARTS: dict[str, float] = {}
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
 
 SEMANTIC = ("miou", "pixel_accuracy", "iou", "covering_areas", "pq_areas")  # iou: one number a class
@@ -53,9 +67,12 @@ def recipe_of(run: dict) -> recipes.Recipe:
     tuned = {"learning_rate": TUNED[run["model"]]} if base is recipes.SCENES and run["model"] in TUNED else {}
     if "alpha" in run:
         run = {**run, "beta": 1 - run["alpha"]}
+    if "start" in run and "learning_rate" not in run:
+        tuned = {"learning_rate": TUNED_STARTS[run["start"]]}
+    start, encoder_factor = STARTS[run.get("start", "full")]
     own = {name: value for name, value in run.items() if name in RECIPE_FIELDS}
-    sharing = MODELS[run["model"]][1]
-    return replace(base, **{**tuned, **own}, model={**base.model, "sharing": sharing})
+    design = {**base.model, "sharing": MODELS[run["model"]][1], **start}
+    return replace(base, **{**tuned, "encoder_factor": encoder_factor, **own}, model=design)
 
 
 def settings(run: dict) -> dict:
@@ -63,6 +80,7 @@ def settings(run: dict) -> dict:
     if run["model"] == "two networks":
         return {"networks": [settings({**run, "model": f"{task} only"}) for task in recipes.TASKS]}
     recipe = asdict(recipe_of(run)) | {"dataset": recipe_of(run).dataset.__name__}
+    recipe = {name: value for name, value in recipe.items() if value != LATER_FIELDS.get(name)}
     return recipe | {"model": run["model"], "design": recipe["model"], "seed": run["seed"]}
 
 
@@ -168,6 +186,7 @@ def _grid(**values) -> tuple[dict, ...]:
 
 
 TEST = (*SEMANTIC, *REGION, *JOINT)
+SMALL = {"data": ("small photographs",), "epochs": (6,)}
 EXPERIMENTS = {
     "tuning": Experiment(
         "Learning rates tried out on validation scenes, the same number for every model.",
@@ -179,6 +198,11 @@ EXPERIMENTS = {
         _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3, 4e-3), beta=(1.0,), model=COMPARED[:2])
         + _grid(data=("photographs",), epochs=(6,), seed=(0,), learning_rate=(2e-3,), beta=(1.0, 2.0), model=DESIGNS),
         (*VALIDATION, *DECODED), settings, decoded_on_validation,
+    ),
+    "transfer_tuning": Experiment(
+        "Small photographs: learning rates for every start, tried out on validation pictures with both tasks.",
+        _grid(**SMALL, seed=(0,), beta=(2.0,), start=tuple(STARTS), learning_rate=(1e-3, 3e-3, 9e-3), model=("own decoders",)),
+        VALIDATION, settings, on_validation,
     ),
     "fusion": Experiment(
         "Single tasks, two networks and the fused designs on scenes, five seeds each.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader, DistributedSampler, Subset, WeightedRandomSampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset, WeightedRandomSampler
 from torchvision.transforms import v2
 
 from fusion_lib import datasets, metrics, models, processes, targets, training, weighting
@@ -56,6 +56,8 @@ class Recipe:
     beta: float = 1.0
     weighting: str = "sum"  # see weighting.choose
     labels: float = 1.0  # share of the training pictures whose semantic labels are used; region labels all are
+    pictures: float = 1.0  # share of the training pictures that is used at all
+    encoder_factor: float = 1.0  # share of the learning rate that the encoder gets
 
 
 SCENES = Recipe(
@@ -69,6 +71,8 @@ PHOTOGRAPHS = Recipe(
 # For both tasks at once: a decoder a task, twice the weight for the regions (see the experiment `designs`), and as many
 # epochs as fit into the time that two networks take.
 PHOTOGRAPHS_FUSED = replace(PHOTOGRAPHS, beta=2.0, epochs=22, model={**PHOTOGRAPHS.model, "sharing": "decoders"})
+# Small and short, so that many runs fit into an hour of a laptop (notebook 10).
+PHOTOGRAPHS_SMALL = replace(PHOTOGRAPHS, size=(96, 128), tau=2.0, epochs=6)
 PHOTOGRAPHS_SCRATCH = replace(
     PHOTOGRAPHS, size=(120, 160), tau=2.5, model={"encoder": "small", "width": 16}, epochs=30, learning_rate=8e-3
 )
@@ -82,32 +86,44 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[Dat
     learns the region task too, half of them from all pictures and half from the labelled ones; for one that learns the
     semantic task alone, all of them from the labelled ones.
 
+    With `recipe.pictures` below 1, `seed` draws the pictures there are, and a larger share holds those of a smaller. Every
+    epoch has as many steps as with all: the pictures are gone through several times.
+
     Of several processes each gets its share: together they have batches of `recipe.batch_size`, and each validation
     picture once.
 
     Raises:
-        ValueError: `recipe.labels` is not in (0, 1]; or several processes cannot share the batch or the labels.
+        ValueError: `recipe.labels` or `recipe.pictures` is not in (0, 1], or both are below 1; or several processes
+            cannot share the batch, the labels or the pictures.
     """
-    if not 0 < recipe.labels <= 1:
-        raise ValueError(f"labels is {recipe.labels}; expected a share of the pictures in (0, 1]")
+    shares = {"labels": recipe.labels, "pictures": recipe.pictures}
+    for name, share in shares.items():
+        if not 0 < share <= 1:
+            raise ValueError(f"{name} is {share}; expected a share of the pictures in (0, 1]")
+    if max(shares.values()) < 1:
+        raise ValueError(f"labels is {recipe.labels} and pictures {recipe.pictures}; expected 1 for one of them")
     target = [targets.RegionTarget(recipe.tau)] + [AffinityTarget()] * ("affinity" in outputs)
     augment = augmentation(recipe.size, smallest_crop=recipe.smallest_crop, light=recipe.light)
     train = recipe.dataset("train", transform=v2.Compose([augment, *target]))
     val = _validation_pictures(recipe, outputs)
     rank, sharers = processes.rank_and_count()
     if sharers > 1:
-        if recipe.labels < 1 or recipe.batch_size % sharers:
+        if min(shares.values()) < 1 or recipe.batch_size % sharers:
             raise ValueError(
-                f"labels is {recipe.labels} and batch_size {recipe.batch_size}, with {sharers} processes; "
-                "expected all labels, and a batch that divides into equal shares"
+                f"labels is {recipe.labels}, pictures {recipe.pictures} and batch_size {recipe.batch_size}, with {sharers} "
+                "processes; expected all labels of all pictures, and a batch that divides into equal shares"
             )
-        shares = DistributedSampler(train, seed=seed, drop_last=True)
-        train_loader = DataLoader(train, recipe.batch_size // sharers, sampler=shares, drop_last=True)
+        sampler = DistributedSampler(train, seed=seed, drop_last=True)
+        train_loader = DataLoader(train, recipe.batch_size // sharers, sampler=sampler, drop_last=True)
         return train_loader, DataLoader(Subset(val, range(rank, len(val), sharers)), 20)
     val_loader, count = DataLoader(val, 20), len(train)
+    drawn = np.random.default_rng(seed).permutation(count)
+    if recipe.pictures < 1:
+        few = Subset(train, drawn[: max(1, round(recipe.pictures * count))].tolist())
+        return DataLoader(few, recipe.batch_size, sampler=RandomSampler(few, num_samples=count), drop_last=True), val_loader
     if recipe.labels == 1 or "semantic" not in outputs:
         return DataLoader(train, recipe.batch_size, shuffle=True, drop_last=True), val_loader
-    labelled = np.random.default_rng(seed).permutation(count)[: max(1, round(recipe.labels * count))]
+    labelled = drawn[: max(1, round(recipe.labels * count))]
     chances = np.full(count, 0.0 if "region" not in outputs else 0.5 / count)
     chances[labelled] += 0.5 / len(labelled)
     sampler = WeightedRandomSampler(chances, count)
@@ -133,7 +149,7 @@ def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Pa
     plain = recipe.weighting == "sum"
     history = training.train(
         model, FusionLoss(recipe.alpha, recipe.beta, weights), train_loader, val_loader,
-        epochs=recipe.epochs, learning_rate=recipe.learning_rate, seed=seed,
+        epochs=recipe.epochs, learning_rate=recipe.learning_rate, encoder_factor=recipe.encoder_factor, seed=seed,
         weighting=None if plain else weighting.choose(recipe.weighting), folder=folder if plain else None,
     )  # fmt: skip
     return model, history
