@@ -45,7 +45,7 @@ colab:  # REPO reaches Python through the environment, whatever characters it ho
 		{ echo "$(PYTHON) is older than 3.10; call: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv .venv || \
 		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[notebooks,test,pretrained]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[notebooks,test,pretrained,rivals]'
 	@touch $@
 
 clean:

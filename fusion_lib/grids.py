@@ -6,7 +6,10 @@ import itertools
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from fusion_lib import changes, datasets, models, recipes
+import numpy as np
+import torch
+
+from fusion_lib import backbones, changes, datasets, metrics, models, recipes, rivals, training
 from fusion_lib.experiments import Experiment, fingerprint
 from fusion_lib.losses import ALL_TARGET_KEYS
 from fusion_lib.regions import has_regions
@@ -24,6 +27,7 @@ MODELS = {
     "affinities": (("semantic", "affinity"), "hard"),
     "surfaces only": (("surfaces",), "hard"),
     "three tasks": (("semantic", "region", "surfaces"), "decoders"),
+    **dict.fromkeys(rivals.DECODERS, (("semantic",), None)),
 }
 # How a network begins and what of its encoder learns: further arguments of FusionModel, and the encoder's share of the
 # learning rate. The encoder has five stages.
@@ -45,7 +49,7 @@ TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "
 # Learning rates with the highest validation score of the experiment `tuning`.
 TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2,
          "affinities": 1.6e-2}
-TUNED_STARTS: dict[str, float] = {}
+TUNED_STARTS: dict[tuple[str, str], float] = {}
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
 
 SEMANTIC = ("miou", "pixel_accuracy", "iou", "covering_areas", "pq_areas")  # iou: one number a class
@@ -68,10 +72,12 @@ def recipe_of(run: dict) -> recipes.Recipe:
     if "alpha" in run:
         run = {**run, "beta": 1 - run["alpha"]}
     if "start" in run and "learning_rate" not in run:
-        tuned = {"learning_rate": TUNED_STARTS[run["start"]]}
+        tuned = {"learning_rate": TUNED_STARTS.get((run["model"], run["start"]), base.learning_rate)}
     start, encoder_factor = STARTS[run.get("start", "full")]
     own = {name: value for name, value in run.items() if name in RECIPE_FIELDS}
     design = {**base.model, "sharing": MODELS[run["model"]][1], **start}
+    if run["model"] in rivals.DECODERS:
+        design = {"decoder": run["model"], "pretrained": True}
     return replace(base, **{**tuned, "encoder_factor": encoder_factor, **own}, model=design)
 
 
@@ -92,7 +98,8 @@ def train(run: dict, folder: Path | None):
     classes = recipes.SURFACES_TASKS | recipes.AFFINITY_TASKS
     outputs = {task: classes[task] for task in MODELS[run["model"]][0]}
     if run["model"] != "two networks":
-        return recipes.fit(recipe_of(run), outputs, run["seed"], folder)
+        build = rivals.Rival if run["model"] in rivals.DECODERS else models.FusionModel
+        return recipes.fit(recipe_of(run), outputs, run["seed"], folder, build)
     both, history = models.TwoNetworks(outputs, **recipe_of(run).model), []
     for task in outputs:
         alone = {**run, "model": f"{task} only"}
@@ -155,6 +162,76 @@ def changed_settings(run: dict) -> dict:
     return settings(run) | {"changes": {change.name: change.values for change in changes.CHANGES.values()}}
 
 
+def after_transfer(run: dict, folder: Path | None) -> dict:
+    """Train, choose the decoding on 40 validation pictures, measure on the test pictures, and see what the encoder became.
+
+    "moved" is, for each stage of an encoder that began with ImageNet weights, how far its weights went: the norm of the
+    change over the norm before. "put_back" is the mIoU of the argmax when that stage alone gets its ImageNet weights and
+    running statistics again (Zhang et al. 2022, "Are all layers created equal?", section 2).
+    """
+    model, history = train(run, folder)
+    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
+    decoding = recipes.tune_decoding(model, recipe, pictures=40) if has_regions(tasks) else {}
+    scores = recipes.scores(model, recipe, decoding)
+    numbers = {f"miou_{task}": scores[task]["miou"] for task in tasks if task not in ALL_TARGET_KEYS}
+    if "semantic" in tasks:
+        numbers |= {name: scores["semantic"][name] for name in ("miou", "pixel_accuracy")}
+    if "partition" in scores:
+        numbers["covering"] = scores["partition"]["covering"]
+    if "fused" in scores:
+        numbers["miou_fused"] = scores["fused"]["miou"]
+    if recipe.model["pretrained"]:
+        before = backbones.backbone("lite0", pretrained=True)
+        pairs = list(zip(before.stages, model.encoder.stages))
+        numbers["moved"] = [_moved(*pair) for pair in pairs]
+        if "semantic" in tasks:
+            numbers["put_back"] = [_put_back(model, recipe, *pair) for pair in pairs]
+    return numbers | cost(history)
+
+
+def _moved(before, after) -> float:
+    """Norm of the change of all parameters, over the norm that they had."""
+    old, new = (torch.cat([p.detach().flatten().cpu() for p in stage.parameters()]) for stage in (before, after))
+    return float((new - old).norm() / old.norm())
+
+
+def _put_back(model, recipe: recipes.Recipe, before, after) -> float:
+    """mIoU on the test pictures with a stage as it was."""
+    trained = {name: values.clone() for name, values in after.state_dict().items()}
+    after.load_state_dict(before.state_dict())
+    try:
+        return _argmax_miou(model, recipe)
+    finally:
+        after.load_state_dict(trained)
+
+
+def _argmax_miou(model, recipe: recipes.Recipe) -> float:
+    test, confusion = recipe.dataset("test"), 0
+    for index in range(len(test)):
+        sample = test[index]
+        labels = training.predict(model, sample["image"], recipes.seen(recipe))["semantic"].argmax(0)
+        confusion = confusion + metrics.confusion_matrix(sample["semantic"], labels, len(test.classes))
+    return metrics.semantic_scores(confusion)["miou"]
+
+
+def beside_rivals(run: dict, folder: Path | None) -> dict:
+    """Train, measure names on the test pictures, and time a training step in turns with the semantic-only network's.
+
+    "val_curve" is the validation mIoU after each epoch. "step_ratio" is the median of five quotients of neighbouring
+    steps (forward and backward pass of a batch), this model's over the semantic-only network's.
+    """
+    model, history = train(run, folder)
+    recipe = recipe_of(run)
+    numbers = {"miou": _argmax_miou(model, recipe), "val_curve": [entry["val_miou_semantic"] for entry in history]}
+    alone = models.FusionModel({"semantic": recipes.TASKS["semantic"]}, **recipe_of({**run, "model": "semantic only"}).model)
+    device = next(model.parameters()).device
+    pair = [network.to(device, memory_format=torch.channels_last).train() for network in (model, alone)]
+    images = torch.rand(recipe.batch_size, 3, *recipe.size, device=device).contiguous(memory_format=torch.channels_last)
+    times = np.array([[training.time_step(network, images, repeats=3) for network in pair] for _ in range(5)])
+    numbers |= {"step_ms": float(np.median(times[:, 0])), "step_ratio": float(np.median(times[:, 0] / times[:, 1]))}
+    return numbers | {"parameters": models.count_parameters(model)} | cost(history)
+
+
 def _numbers(model, recipe: recipes.Recipe) -> dict:
     tasks = model.config["outputs"] if isinstance(model, models.FusionModel) else recipes.TASKS
     decoding = recipes.tune_decoding(model, recipe, joint=False) if has_regions(tasks) else {}
@@ -187,6 +264,19 @@ def _grid(**values) -> tuple[dict, ...]:
 
 TEST = (*SEMANTIC, *REGION, *JOINT)
 SMALL = {"data": ("small photographs",), "epochs": (6,)}
+TRANSFER = ("miou", "pixel_accuracy", "covering", "miou_fused", "miou_surfaces", "moved", "put_back")
+RATES = (1e-3, 3e-3, 9e-3)
+FEW = (0.05, 0.1, 0.25)  # shares of the photographs
+
+
+# Epochs of the experiment `rivals`: their product with what a whole step costs, loader included, is about the same.
+EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 8, "FPN": 11, "LRASPP": 12}
+
+
+def _single_and_fused(**which) -> tuple[dict, ...]:
+    return _grid(**which, beta=(1.0,), model=("semantic only",)) + _grid(**which, beta=(2.0,), model=("own decoders",))
+
+
 EXPERIMENTS = {
     "tuning": Experiment(
         "Learning rates tried out on validation scenes, the same number for every model.",
@@ -200,9 +290,38 @@ EXPERIMENTS = {
         (*VALIDATION, *DECODED), settings, decoded_on_validation,
     ),
     "transfer_tuning": Experiment(
-        "Small photographs: learning rates for every start, tried out on validation pictures with both tasks.",
-        _grid(**SMALL, seed=(0,), beta=(2.0,), start=tuple(STARTS), learning_rate=(1e-3, 3e-3, 9e-3), model=("own decoders",)),
+        "Small photographs: learning rates for every start, single and fused, tried out on validation pictures.",
+        _grid(**SMALL, seed=(0,), beta=(2.0,), start=tuple(STARTS), learning_rate=RATES, model=("own decoders",))
+        + _grid(**SMALL, seed=(0,), beta=(1.0,), start=tuple(STARTS), learning_rate=RATES, model=("semantic only",)),
         VALIDATION, settings, on_validation,
+    ),
+    "rivals_tuning": Experiment(
+        "Small photographs: learning rates for decoders of other libraries, tried out on validation pictures.",
+        _grid(**SMALL, seed=(0,), beta=(1.0,), start=("full",), learning_rate=RATES, model=rivals.DECODERS),
+        VALIDATION, settings, on_validation,
+    ),
+    "transfer": Experiment(
+        "Small photographs, fold 0: five ways to start, single and fused.",
+        sum((_single_and_fused(**SMALL, seed=(seed,), start=tuple(STARTS))
+             + _grid(**SMALL, seed=(seed,), start=("full",), beta=(1.0,), model=("region only",)) for seed in range(3)), ()),
+        TRANSFER, settings, after_transfer,
+    ),
+    "few_photographs": Experiment(
+        "Small photographs, fold 0, a share of them: frozen and full fine-tuning, single and fused. `transfer` has all of them.",
+        sum((_single_and_fused(**SMALL, seed=(seed,), pictures=FEW, start=("frozen", "full")) for seed in range(3)), ()),
+        TRANSFER, settings, after_transfer,
+    ),
+    "surfaces": Experiment(
+        "Small photographs, fold 0: the surfaces as a third task, and alone. `transfer` has the two tasks.",
+        sum((_grid(**SMALL, seed=(seed,), start=("full",), beta=(1.0,), model=("surfaces only",))
+             + _grid(**SMALL, seed=(seed,), start=("full",), beta=(2.0,), model=("three tasks",)) for seed in range(3)), ()),
+        TRANSFER, settings, after_transfer,
+    ),
+    "rivals": Experiment(
+        "Small photographs, fold 0: decoders of other libraries on the same encoder, as many epochs each as take equally long.",
+        tuple({"data": "small photographs", "epochs": epochs, "seed": seed, "beta": 2.0 if model == "own decoders" else 1.0,
+               "start": "full", "model": model} for seed in range(3) for model, epochs in EQUALLY_LONG.items()),
+        ("miou", "val_curve", "step_ms", "step_ratio", "parameters"), settings, beside_rivals,
     ),
     "fusion": Experiment(
         "Single tasks, two networks and the fused designs on scenes, five seeds each.",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, Subset, WeightedRandomSampler
 from torchvision.transforms import v2
 
@@ -27,6 +28,7 @@ from fusion_lib.regions import (
     kmeans_regions,
     vote,
 )
+from fusion_lib.resident import ResidentLoader
 from fusion_lib.transforms import augmentation, evaluation_transform
 
 TASKS = {"semantic": 8, "region": 3}  # classes of each task, on the scenes and on the photographs
@@ -78,7 +80,7 @@ PHOTOGRAPHS_SCRATCH = replace(
 )
 
 
-def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[DataLoader, DataLoader]:
+def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0, resident: torch.device | None = None):
     """Training and validation loaders of a recipe; targets are computed after the augmentation.
 
     With `recipe.labels` below 1, `seed` draws the pictures that keep their semantic labels; a larger share keeps those
@@ -88,6 +90,9 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[Dat
 
     With `recipe.pictures` below 1, `seed` draws the pictures there are, and a larger share holds those of a smaller. Every
     epoch has as many steps as with all: the pictures are gone through several times.
+
+    With a device as `resident`, the training pictures are kept and augmented there (`resident.ResidentLoader`) where all of
+    them and all their labels are used by one process.
 
     Of several processes each gets its share: together they have batches of `recipe.batch_size`, and each validation
     picture once.
@@ -121,6 +126,10 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[Dat
     if recipe.pictures < 1:
         few = Subset(train, drawn[: max(1, round(recipe.pictures * count))].tolist())
         return DataLoader(few, recipe.batch_size, sampler=RandomSampler(few, num_samples=count), drop_last=True), val_loader
+    if resident is not None and recipe.labels == 1 and "affinity" not in outputs:
+        crop_and_light = {"smallest_crop": recipe.smallest_crop, "light": recipe.light}
+        kept = ResidentLoader(recipe.dataset("train"), recipe.batch_size, recipe.size, recipe.tau, resident, **crop_and_light)
+        return kept, val_loader
     if recipe.labels == 1 or "semantic" not in outputs:
         return DataLoader(train, recipe.batch_size, shuffle=True, drop_last=True), val_loader
     labelled = drawn[: max(1, round(recipe.labels * count))]
@@ -135,21 +144,23 @@ def _validation_pictures(recipe: Recipe, outputs: dict[str, int]):
     return recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), *target]))
 
 
-def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Path | None = None, two: bool = False):
+def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Path | None = None,
+        build: Callable = models.FusionModel):  # fmt: skip
     """Build the model for the tasks in `outputs` and train it; returns it with its history.
 
-    With `two`, a network for each task. A run found in `folder` is resumed; with a weighting other than the plain sum
-    no run can be, and `folder` is not used.
+    `build` makes the model of `outputs` and `recipe.model`, for example `models.TwoNetworks`. A run found in `folder` is
+    resumed; with a weighting other than the plain sum no run can be, and `folder` is not used.
     """
-    train_loader, val_loader = loaders(recipe, outputs, seed)
+    device = training.choose_device()
+    train_loader, val_loader = loaders(recipe, outputs, seed, device if device.type == "cuda" else None)
     validation = _validation_pictures(recipe, outputs)
     weights = targets.class_weights(validation[index]["region_target"] for index in range(len(validation)))
     training.seed_everything(seed)
-    model = (models.TwoNetworks if two else models.FusionModel)(outputs, **recipe.model)
+    model = build(outputs, **recipe.model)
     plain = recipe.weighting == "sum"
     history = training.train(
         model, FusionLoss(recipe.alpha, recipe.beta, weights), train_loader, val_loader,
-        epochs=recipe.epochs, learning_rate=recipe.learning_rate, encoder_factor=recipe.encoder_factor, seed=seed,
+        epochs=recipe.epochs, learning_rate=recipe.learning_rate, encoder_factor=recipe.encoder_factor, seed=seed, device=device,
         weighting=None if plain else weighting.choose(recipe.weighting), folder=folder if plain else None,
     )  # fmt: skip
     return model, history

@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from examples import RECIPE, Blobs, Reads
 from fusion_lib import metrics, recipes, training
 from fusion_lib.affinities import decode_affinities
 from fusion_lib.models import FusionModel, TwoNetworks
 from fusion_lib.recipes import AFFINITY_TASKS, TASKS, fit, loaders, tune_decoding
+from fusion_lib.resident import ResidentLoader
 from fusion_lib.regions import decode_regions, fuse, vote
 from fusion_lib.targets import region_target
 
@@ -126,6 +128,39 @@ def test_share_of_labels_out_of_range(share):
         loaders(replace(RECIPE, labels=share), BOTH)
 
 
+def test_share_of_the_pictures_is_drawn_by_the_seed_and_a_larger_holds_a_smaller():
+    few, more, other = (
+        set(loaders(replace(RECIPE, pictures=share), BOTH, seed)[0].dataset.indices) for share, seed in ((0.1, 3), (0.5, 3), (0.1, 4))
+    )
+    assert len(few) == len(other) == 4 and len(more) == 20 and few < more and few != other
+
+
+def test_few_pictures_are_gone_through_until_there_are_as_many_steps_as_with_all():
+    loader, val = loaders(replace(RECIPE, pictures=0.26), SEMANTIC)
+    order = list(loader.sampler)
+    assert len(loader) == 10 and len(order) == 40 and len(val.dataset) == 6
+    assert all(sorted(order[start : start + 10]) == list(range(10)) for start in (0, 10, 20, 30))  # each as often as the others
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"pictures": 0.0}, "pictures is 0.0; expected a share"),
+    ({"pictures": 1.5}, "pictures is 1.5; expected a share"),
+    ({"pictures": 0.5, "labels": 0.5}, "labels is 0.5 and pictures 0.5; expected 1 for one of them"),
+])  # fmt: skip
+def test_share_of_the_pictures_out_of_range(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        loaders(replace(RECIPE, **wrong), BOTH)
+
+
+def test_pictures_are_kept_on_the_device_where_all_of_them_are_used():
+    cpu = torch.device("cpu")
+    loader, _ = loaders(RECIPE, BOTH, resident=cpu)
+    assert isinstance(loader, ResidentLoader) and len(loader) == 10
+    assert {"image", "semantic", "region_target"} <= set(next(iter(loader)))
+    for recipe, outputs in ((replace(RECIPE, labels=0.5), BOTH), (replace(RECIPE, pictures=0.5), BOTH), (RECIPE, AFFINITY_TASKS)):
+        assert isinstance(loaders(recipe, outputs, resident=cpu)[0], DataLoader)
+
+
 # --- runs --------------------------------------------------------------------------------------
 
 
@@ -134,7 +169,7 @@ def test_fit_builds_what_is_asked_for(tmp_path):
     model, history = fit(small, BOTH, folder=tmp_path / "one")
     assert isinstance(model, FusionModel) and model.config["sharing"] == "attention" and len(history) == 1
     assert (tmp_path / "one" / "state.pt").exists()
-    model, _ = fit(small, BOTH, two=True)
+    model, _ = fit(small, BOTH, build=TwoNetworks)
     assert isinstance(model, TwoNetworks) and set(model.networks) == {"semantic", "region"}
     assert model.networks["region"].config["sharing"] == "attention"
 
@@ -152,6 +187,15 @@ def test_fit_uses_the_recipes_weighting(tmp_path):
     assert not (tmp_path / "run").exists()  # such a run cannot be resumed
     with pytest.raises(ValueError, match="weighting is 'some'"):
         fit(replace(RECIPE, weighting="some"), BOTH)
+
+
+def test_fit_slows_the_encoder_down():
+    """With a tiny share of the learning rate the encoder hardly moves, and the head does."""
+    training.seed_everything(0)
+    before = FusionModel(BOTH, **RECIPE.model).state_dict()
+    after = fit(replace(RECIPE, encoder_factor=1e-6), BOTH)[0].state_dict()
+    change = {name: (after[name] - before[name]).abs().max() for name in before if name.endswith("weight")}
+    assert max(value for name, value in change.items() if name.startswith("encoder")) < 1e-6 < 1e-3 < change["heads.semantic.weight"]
 
 
 def test_fit_uses_alpha_and_beta():

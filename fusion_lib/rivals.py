@@ -1,0 +1,88 @@
+"""Decoders of well-known libraries on the encoder of these pages, to compare with: semantic segmentation alone.
+
+Unet and FPN are segmentation_models.pytorch's (the extra `rivals`), LRASPP is torchvision's. Their widths are chosen so that
+each network has about as many parameters as the single-task network for photographs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.segmentation.lraspp import LRASPPHead
+
+from fusion_lib import backbones
+from fusion_lib.models import FusionModel
+
+DECODERS = ("Unet", "FPN", "LRASPP")
+
+
+class Rival(nn.Module):
+    """EfficientNet-Lite0 with a decoder of another library, for the semantic task.
+
+    Unet: Ronneberger et al. 2015. FPN: the semantic branch of Kirillov et al. 2019, figure 3. LRASPP: Howard et al. 2019,
+    figure 10, here with the encoder's strides 8 and 32, for Lite0 is not dilated.
+
+    Args:
+        outputs: {"semantic": number of classes}.
+        decoder: one of `DECODERS`.
+        pretrained: start the encoder from ImageNet weights.
+
+    Shape:
+        images: (N, 3, H, W) float in [0, 1]; H and W are multiples of 32.
+        returns: {"semantic": logits (N, classes, H, W)}.
+
+    Raises:
+        ValueError: other tasks, or an unknown decoder.
+        ModuleNotFoundError: the extra `rivals` is not installed.
+    """
+
+    def __init__(self, outputs: dict[str, int], decoder: str, pretrained: bool = True):
+        super().__init__()
+        if list(outputs) != ["semantic"]:
+            raise ValueError(f"outputs has the tasks {list(outputs)}; expected the semantic task alone")
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder is {decoder!r}; expected one of: {', '.join(DECODERS)}")
+        self.encoder = backbones.backbone("lite0", pretrained)
+        make = {"Unet": _Unet, "FPN": _Fpn, "LRASPP": _Lraspp}[decoder]
+        self.decoder = make(self.encoder.channels, outputs["semantic"])
+        self.register_buffer("mean", torch.tensor(FusionModel.MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(FusionModel.STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        images = (images - self.mean) / self.std
+        logits = self.decoder([images, *self.encoder(images)])
+        return {"semantic": F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)}
+
+
+class _Unet(nn.Sequential):
+    def __init__(self, channels: list[int], classes: int):
+        smp = _library()
+        widths = (32, 32, 24, 24, 16)
+        decoder = smp.decoders.unet.decoder.UnetDecoder([3, *channels], widths, n_blocks=5)
+        super().__init__(decoder, smp.base.SegmentationHead(widths[-1], classes))
+
+
+class _Fpn(nn.Sequential):
+    def __init__(self, channels: list[int], classes: int):
+        smp = _library()
+        decoder = smp.decoders.fpn.decoder.FPNDecoder([3, *channels], pyramid_channels=64, segmentation_channels=32)
+        super().__init__(decoder, smp.base.SegmentationHead(decoder.out_channels, classes, kernel_size=1))
+
+
+class _Lraspp(LRASPPHead):
+    def __init__(self, channels: list[int], classes: int):
+        super().__init__(channels[2], channels[4], classes, inter_channels=128)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return super().forward({"low": features[3], "high": features[5]})
+
+
+def _library():
+    try:
+        import segmentation_models_pytorch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"this decoder needs {error.name}; install it with: pip install 'fusion_lib[rivals]'"
+        ) from error
+    return segmentation_models_pytorch
