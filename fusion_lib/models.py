@@ -164,8 +164,8 @@ class FusionModel(nn.Module):
         outputs: {task: number of classes}, e.g. {"semantic": 8, "region": 3}.
         encoder: "small" (`ConvEncoder`), "lite0" (EfficientNet-Lite0), or one of torchvision's, see `backbones`.
         width: channels of the finest stage of the small encoder, and of the decoder.
-        pretrained: start the encoder from ImageNet weights; "small" has none. Those of "lite0" come with the extra
-            `pretrained`, the others torchvision downloads.
+        pretrained: start the encoder from ImageNet weights; "small" has none. Those of "lite0" come inside a
+            package, the others torchvision downloads.
         sharing: what stands between the shared features and the classifiers: "hard" nothing, "attention" a mask for
             each task (`AttentionMasks`), "blocks" own features (`OwnBlocks`), "gates" those with `CrossTaskGates`. With
             "decoders", they are those of the encoder, and each task has a decoder of its own (`OwnDecoders`).

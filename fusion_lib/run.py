@@ -2,7 +2,8 @@
 
     python -m fusion_lib.run scenes                # every notebook, then the scoreboard; `make run`
     python -m fusion_lib.run stanford_background   # train and test on photographs; `make run DATASET=...`
-    python -m fusion_lib.run checkpoint            # data/*_scenes.safetensors, the shipped models
+    python -m fusion_lib.run checkpoint_scenes     # data/*_scenes.safetensors, the shipped models
+    python -m fusion_lib.run checkpoint_stanford_background   # data/fused_photographs.safetensors
     python -m fusion_lib.run picture               # data/pictures/, at the top of the README
     python -m fusion_lib.run store [NUMBER ...]    # execute notebooks and store their outputs in place
 """
@@ -23,6 +24,7 @@ from fusion_lib.scenes import write_sums
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS, BUILD, RESULTS = ROOT / "notebooks", ROOT / "build", ROOT / "data" / "results"
 
+PHOTO_CHECKPOINT = "fused_photographs.safetensors"
 README_SCENE = 14  # one of the better test scenes, and full of touching trees
 MODELS = {"semantic only": ("semantic",), "region only": ("region",), "fused": ("semantic", "region")}
 COLUMNS = ("mIoU argmax", "mIoU vote", "mIoU fused", "pixel accuracy", "covering", "VI bits", "adapted Rand error", "PQ", "minutes")
@@ -80,7 +82,7 @@ def stanford_background() -> int:
     return 0
 
 
-def checkpoint() -> int:
+def checkpoint_scenes() -> int:
     """Train the three fused designs on the scenes as seed 0 of the experiment `fusion` does, and ship them."""
     folder = ROOT / "data"
     for name, model_name in (("fused", grids.FUSED), ("attention", "attention"), ("gates", "gates")):
@@ -90,6 +92,16 @@ def checkpoint() -> int:
         shipped = model if model_name == grids.FUSED else model.half()
         checkpoints.save_checkpoint(shipped, folder / f"{name}_scenes.safetensors", decoding=decoding, minutes=round(_minutes(history), 2))
     write_sums(folder)
+    return 0
+
+
+def checkpoint_stanford_background() -> int:
+    """Train the fused model on photographs as seed 0 of the experiment `photographs` does, and ship it in half precision."""
+    declared = {"data": "photographs", "epochs": recipes.PHOTOGRAPHS_FUSED.epochs, "seed": 0, "beta": 2.0, "model": "own decoders"}
+    model, history = grids.train(declared, BUILD / "experiments" / experiments.fingerprint(grids.settings(declared)))
+    facts = {"decoding": recipes.tune_decoding(model, recipes.PHOTOGRAPHS_FUSED), "size": recipes.PHOTOGRAPHS_FUSED.size}
+    checkpoints.save_checkpoint(model.half(), ROOT / "data" / PHOTO_CHECKPOINT, **facts, minutes=round(_minutes(history), 2))
+    write_sums(ROOT / "data")
     return 0
 
 
@@ -103,8 +115,7 @@ def picture() -> int:
     rocket = v2.functional.resize(torch.from_numpy(data.rocket()).permute(2, 0, 1), [240, 320], antialias=True)
     folder = ROOT / "data" / "pictures"
     _draw(scene, datasets.data_file("fused_scenes.safetensors"), datasets.Scenes.classes, folder / "scene.png")
-    photographs = BUILD / "stanford_background" / "fused" / "model.safetensors"
-    _draw(rocket, photographs, datasets.StanfordBackground.classes, folder / "photograph.png")
+    _draw(rocket, datasets.data_file(PHOTO_CHECKPOINT), datasets.StanfordBackground.classes, folder / "photograph.png")
     return 0
 
 
@@ -238,7 +249,7 @@ def _partition(scores: dict) -> dict:
 
 COMMANDS = {
     "scenes": scenes, "stanford_background": stanford_background,
-    "checkpoint": checkpoint, "picture": picture,
+    "checkpoint_scenes": checkpoint_scenes, "checkpoint_stanford_background": checkpoint_stanford_background, "picture": picture,
 }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def with_dependencies(*lines: str) -> set[str]:
 def pack(name: str, folder: Path) -> None:
     """Pack an installed distribution as the wheel that it came from."""
     package = metadata.distribution(name)
-    tag = re.search(r"^Tag: (\S+)$", package.read_text("WHEEL"), re.MULTILINE).group(1)
+    tag = re.findall(r"^Tag: (\S+)$", package.read_text("WHEEL"), re.MULTILINE)[-1]  # of py2 and py3, the latter
     with zipfile.ZipFile(folder / f"{re.sub(r'[-.]+', '_', name)}-{package.version}-{tag}.whl", "w") as wheel:
         for file in package.files:
             if ".." not in file.parts and "__pycache__" not in file.parts:

