@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,10 +40,11 @@ STARTS = {
     "full": ({}, 1.0),
 }
 FUSED = "hard sharing"  # FusionModel's default, the design that the experiments chose
-DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS, "small photographs": recipes.PHOTOGRAPHS_SMALL}
+DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS, "small photographs": recipes.PHOTOGRAPHS_SMALL,
+        "whole photographs": recipes.PHOTOGRAPHS_WHOLE}
 RECIPE_FIELDS = {field.name for field in fields(recipes.Recipe)} - {"model"}  # a run's "model" is a key of MODELS
 # Fields that came after rows had been stored: settings hold them only where they differ from these.
-LATER_FIELDS = {"pictures": 1.0, "encoder_factor": 1.0}
+LATER_FIELDS = {"pictures": 1.0, "encoder_factor": 1.0, "fold": 0}
 COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
 DESIGNS = ("hard sharing", "own blocks", "own decoders")  # tried out on photographs
 TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "affinities")  # "two networks" are the first two
@@ -75,6 +77,8 @@ def recipe_of(run: dict) -> recipes.Recipe:
         tuned = {"learning_rate": TUNED_STARTS.get((run["model"], run["start"]), base.learning_rate)}
     start, encoder_factor = STARTS[run.get("start", "full")]
     own = {name: value for name, value in run.items() if name in RECIPE_FIELDS}
+    if run.get("fold"):
+        own["dataset"] = partial(base.dataset, fold=run["fold"])
     design = {**base.model, "sharing": MODELS[run["model"]][1], **start}
     if run["model"] in rivals.DECODERS:
         design = {"decoder": run["model"], "pretrained": True}
@@ -85,7 +89,8 @@ def settings(run: dict) -> dict:
     """All that decides a run's result."""
     if run["model"] == "two networks":
         return {"networks": [settings({**run, "model": f"{task} only"}) for task in recipes.TASKS]}
-    recipe = asdict(recipe_of(run)) | {"dataset": recipe_of(run).dataset.__name__}
+    dataset = recipe_of(run).dataset
+    recipe = asdict(recipe_of(run)) | {"dataset": getattr(dataset, "func", dataset).__name__, "fold": run.get("fold", 0)}
     recipe = {name: value for name, value in recipe.items() if value != LATER_FIELDS.get(name)}
     return recipe | {"model": run["model"], "design": recipe["model"], "seed": run["seed"]}
 
@@ -294,6 +299,12 @@ EXPERIMENTS = {
         _grid(**SMALL, seed=(0,), beta=(2.0,), start=tuple(STARTS), learning_rate=RATES, model=("own decoders",))
         + _grid(**SMALL, seed=(0,), beta=(1.0,), start=tuple(STARTS), learning_rate=RATES, model=("semantic only",)),
         VALIDATION, settings, on_validation,
+    ),
+    "full_resolution": Experiment(
+        "Photographs at their own size, five folds, from scratch and from ImageNet, single and fused. For a GPU.",
+        tuple({"data": "whole photographs", "seed": 0, "fold": fold, "start": start, "beta": 2.0 if model == "own decoders" else 1.0,
+               "model": model} for fold in range(5) for start in ("full", "scratch") for model in (*COMPARED[:2], "own decoders")),
+        TEST, settings, on_test,
     ),
     "rivals_tuning": Experiment(
         "Small photographs: learning rates for decoders of other libraries, tried out on validation pictures.",

@@ -73,6 +73,7 @@ PHOTOGRAPHS = Recipe(
 # For both tasks at once: a decoder a task, twice the weight for the regions (see the experiment `designs`), and as many
 # epochs as fit into the time that two networks take.
 PHOTOGRAPHS_FUSED = replace(PHOTOGRAPHS, beta=2.0, epochs=22, model={**PHOTOGRAPHS.model, "sharing": "decoders"})
+PHOTOGRAPHS_WHOLE = replace(PHOTOGRAPHS, size=(240, 320), tau=5.0, epochs=22)  # at their own size; for a GPU
 # Small and short, so that many runs fit into an hour of a laptop (notebook 10).
 PHOTOGRAPHS_SMALL = replace(PHOTOGRAPHS, size=(96, 128), tau=2.0, epochs=6)
 PHOTOGRAPHS_SCRATCH = replace(

@@ -1,6 +1,7 @@
-"""How many pictures a second a training run takes in, with one switch after another turned on.
+"""How many pictures a second a training run takes in, with one switch after another turned on, and how near that is to the limit.
 
-    python -m fusion_lib.speed      # prints a table for this machine
+    python -m fusion_lib.speed            # prints a table for this machine
+    python -m fusion_lib.speed --store    # and keeps it in data/results/speed.json, beside those of other devices
 
 Every figure is of whole steps: data, forward, both losses, backward, clipping, update.
 """
@@ -8,6 +9,7 @@ Every figure is of whole steps: data, forward, both losses, backward, clipping, 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sys
 import time
@@ -16,10 +18,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from fusion_lib import datasets, machine, models, recipes, targets, training
+from fusion_lib import datasets, models, recipes, targets, training
+from fusion_lib.checkpoints import write_whole
 from fusion_lib.losses import FusionLoss
 from fusion_lib.resident import ResidentLoader
 from fusion_lib.transforms import augmentation
@@ -29,6 +35,7 @@ GROUPS = {
     "convolutions": ("conv", "gemm", "dgrad", "wgrad"), "loader": ("dataloader",), "batch norm": ("batch_norm", "batchnorm", "bn_"),
     "resizing": ("upsample",), "loss": ("softmax", "nll"), "optimizer": ("optimizer", "adam"),
 }  # fmt: skip
+STORED = datasets.data_folder() / "results" / "speed.json"  # device -> its report
 SWITCHES = ("data on the device", "channels-last", "16-bit numbers", "fused optimizer", "no waiting", "compiled")
 
 
@@ -54,6 +61,48 @@ def ladder(
         step, note = _step(device, on, size, batch_size)
         rates[name] = note or _pictures_a_second(step, device, batch_size, steps)
     return rates
+
+
+def limits(device: torch.device) -> dict[str, float]:
+    """What the device does at best, measured: {"operations": a second, of a large product of matrices with 32-bit or 16-bit
+    numbers, whichever are faster; "bytes": a second, read and written by a large copy}.
+    """
+    side, megabytes = (8192, 1024) if device.type == "cuda" else (1024, 64)
+    matrix = torch.rand(side, side, device=device)
+    short, source = matrix.to(training.half_precision(device)), torch.rand(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+
+    def best(work: Callable) -> float:
+        return max(_pictures_a_second(work, device, 1, 5) for _ in range(3))
+
+    products = max(best(lambda: matrix @ matrix), best(lambda: short @ short))
+    return {"operations": 2 * side**3 * products, "bytes": 2 * source.nbytes * best(lambda: target.copy_(source))}
+
+
+def needs(device: torch.device, size: tuple[int, int], batch_size: int) -> dict[str, float]:
+    """What a training step with all switches but the compiler needs for one picture: {"operations", "bytes"}.
+
+    Operations are those of convolutions. Bytes are what every operation, data on the device included, reads and writes,
+    as if nothing stayed in a cache.
+    """
+    step, _ = _step(device, SWITCHES[:-1], size, batch_size)
+    step()
+    with FlopCounterMode(display=False) as counter, _Traffic() as traffic:
+        step()
+    return {"operations": counter.get_total_flops() / batch_size, "bytes": traffic.bytes / batch_size}
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of all tensors that operations take and give; views move nothing."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        result = operation(*arguments, **(options or {}))
+        if not operation.is_view:
+            tensors = tree_leaves((arguments, options, result))
+            self.bytes += sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+        return result
 
 
 def profile(device: torch.device, size: tuple[int, int], batch_size: int, steps: int) -> dict[str, float]:
@@ -144,26 +193,51 @@ def _endless(loader) -> Iterator[dict]:
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-def main() -> None:
-    """Print the ladder at 240 x 320, what the data paths give, and the fused step against two networks'."""
-    device = training.choose_device()
-    size, batch_size, steps = (240, 320), 32 if device.type == "cuda" else 8, 50 if device.type == "cuda" else 4
-    print(f"{machine.describe()}; torch {torch.__version__}; {batch_size} pictures of {size[0]} x {size[1]}")
-    rates = ladder(device, size, batch_size, steps)
-    for name, rate in rates.items():
-        print(f"{name:20}", rate if isinstance(rate, str) else f"{rate:8.1f} pictures a second, {rate / rates['plain']:.2f} of plain")
-    for name, loader in zip(("loader on the CPU", "data on the device"), loaders(device, size, batch_size)):
-        print(f"{name:20} gives {data_rate(loader, device, steps):8.1f} pictures a second")
+def report(device: torch.device, steps: int = 10, size: tuple[int, int] = (240, 320), batch_size: int = 8) -> dict:
+    """Everything that is measured on a device, ready for JSON; see the lines that `lines` makes of it."""
     images = torch.rand(batch_size, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
-    zoo = {"fused": models.FusionModel(recipes.TASKS), "two networks": models.TwoNetworks(recipes.TASKS)}
-    times = {name: [] for name in zoo}
-    for _ in range(3):
-        for name, model in zoo.items():
-            model = model.to(device, memory_format=torch.channels_last).train()
-            times[name].append(training.time_step(model, images, training.half_precision(device) if device.type == "cuda" else torch.float32, 5))
-    ratio = sorted(f / t for f, t in zip(*times.values()))[1]
-    print(f"a fused step takes {ratio:.2f} of two networks' step")
+    networks = [kind(recipes.TASKS).to(device, memory_format=torch.channels_last).train() for kind in (models.FusionModel, models.TwoNetworks)]
+    precision = training.half_precision(device) if device.type == "cuda" else torch.float32
+    pairs = [[training.time_step(network, images, precision, 5) for network in networks] for _ in range(3)]
+    paths = zip(("loader on the CPU", "data on the device"), loaders(device, size, batch_size))
+    return {
+        "torch": torch.__version__, "size": list(size), "batch": batch_size, "rates": ladder(device, size, batch_size, steps),
+        "data": {name: data_rate(loader, device, steps) for name, loader in paths},
+        "fused_over_two": sorted(fused / two for fused, two in pairs)[1],
+        "limits": limits(device), "needs": needs(device, size, batch_size),
+    }  # fmt: skip
+
+
+def lines(name: str, measured: dict) -> list[str]:
+    """A device's report in words."""
+    height, width = measured["size"]
+    plain = measured["rates"]["plain"]
+    text = [f"{name}; torch {measured['torch']}; {measured['batch']} pictures of {height} x {width}"]
+    for switch, rate in measured["rates"].items():
+        text.append(f"{switch:20} {rate}" if isinstance(rate, str) else f"{switch:20} {rate:8.1f} pictures a second, {rate / plain:.2f} of plain")
+    text += [f"{path:20} gives {rate:8.1f} pictures a second" for path, rate in measured["data"].items()]
+    text.append(f"a fused step takes {measured['fused_over_two']:.2f} of two networks' step")
+    best = max(rate for rate in measured["rates"].values() if not isinstance(rate, str))
+    for kind, unit in (("operations", "G operations"), ("bytes", "GB")):
+        need, limit = measured["needs"][kind], measured["limits"][kind]
+        text.append(
+            f"{need / 1e9:.2f} {unit} a picture; the device does {limit / 1e9:.0f} {unit} a second, enough for "
+            f"{limit / need:.0f} pictures; reached: {best * need / limit:.0%}"
+        )
+    return text
+
+
+def main(arguments: list[str]) -> None:
+    """Print this device's report; with --store, keep it."""
+    device = training.choose_device()
+    cuda = device.type == "cuda"
+    measured = report(device, *((50, (240, 320), 32) if cuda else (4,)))
+    name = torch.cuda.get_device_name() if cuda else f"{device.type.upper()}, {torch.get_num_threads()} threads"
+    print("\n".join(lines(name, measured)))
+    if "--store" in arguments:
+        kept = json.loads(STORED.read_text()) if STORED.exists() else {}
+        write_whole(STORED, (json.dumps({**kept, name: measured}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(sys.argv[1:])

@@ -30,7 +30,7 @@ def test_results_file_is_sound_and_of_this_version(name):
         assert row["commit"] and row["versions"] and row["device"] and row["minutes"] > 0 and row["memory_mib"] > 0
 
 
-UNDER_WAY = {"transfer_tuning", "transfer", "few_photographs", "surfaces", "rivals_tuning", "rivals"}  # declared, and not all of its runs made yet
+UNDER_WAY = {"transfer_tuning", "transfer", "few_photographs", "surfaces", "rivals_tuning", "rivals", "full_resolution"}  # declared, and not all of its runs made yet
 
 
 @pytest.mark.parametrize("name", sorted(set(grids.EXPERIMENTS) - UNDER_WAY))

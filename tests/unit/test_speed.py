@@ -1,5 +1,7 @@
 """The switches that make a step faster: each can be turned on, and one that cannot says why."""
 
+import json
+
 import pytest
 import torch
 
@@ -74,3 +76,40 @@ def test_profile_shares_out_all_of_the_time():
     shares = speed.profile(CPU, (32, 32), 2, steps=2)
     assert set(shares) == {*speed.GROUPS, "other"} and sum(shares.values()) == pytest.approx(1)
     assert all(0 < share < 1 for share in shares.values())
+
+
+def test_traffic_counts_what_an_operation_reads_and_writes_and_no_view():
+    one, other = torch.rand(10, 10), torch.rand(10, 10)
+    with speed._Traffic() as traffic:
+        total = one + other
+        total.view(100).t()
+    assert traffic.bytes == 3 * 400
+
+
+def test_limits_are_those_of_a_product_and_a_copy():
+    limits = speed.limits(CPU)
+    assert 1e8 < limits["operations"] < 1e15 and 1e8 < limits["bytes"] < 1e14
+
+
+def test_needs_of_a_picture_grow_with_its_pixels():
+    small, large = (speed.needs(CPU, (side, side), 2) for side in (32, 64))
+    assert large["operations"] == pytest.approx(4 * small["operations"], rel=0.05)
+    assert 1.5 * small["bytes"] < large["bytes"] < 4 * small["bytes"]  # parameters are read whatever the picture
+
+
+def test_report_is_kept_beside_those_of_other_devices(tmp_path, monkeypatch, capsys):
+    rates = {"plain": 2.0, "channels-last": 3.0, "compiled": "left out: no compiler"}
+    measured = {"torch": "2.9", "size": [240, 320], "batch": 8, "rates": rates, "data": {"loader on the CPU": 30.0}, "fused_over_two": 0.5,
+                "limits": {"operations": 1e11, "bytes": 2e10}, "needs": {"operations": 1e10, "bytes": 5e8}}  # fmt: skip
+    monkeypatch.setattr(speed, "report", lambda *arguments: measured)
+    monkeypatch.setattr(speed, "STORED", tmp_path / "speed.json")
+    (tmp_path / "speed.json").write_text('{"a GPU": 1}')
+    speed.main([])
+    assert json.loads((tmp_path / "speed.json").read_text()) == {"a GPU": 1}
+    speed.main(["--store"])
+    stored = json.loads((tmp_path / "speed.json").read_text())
+    assert stored.pop("a GPU") == 1 and list(stored.values()) == [measured]
+    said = capsys.readouterr().out
+    assert "channels-last             3.0 pictures a second, 1.50 of plain" in said and "compiled             left out: no compiler" in said
+    assert "10.00 G operations a picture; the device does 100 G operations a second, enough for 10 pictures; reached: 30%" in said
+    assert "0.50 GB a picture; the device does 20 GB a second, enough for 40 pictures; reached: 8%" in said
