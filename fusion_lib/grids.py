@@ -51,7 +51,12 @@ TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "
 # Learning rates with the highest validation score of the experiment `tuning`.
 TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2,
          "affinities": 1.6e-2}
-TUNED_STARTS: dict[tuple[str, str], float] = {}
+# The same of `transfer_tuning` and `rivals_tuning`, for each model and start; models that were not tried get another's.
+TUNED_AS = {"region only": "semantic only", "surfaces only": "semantic only", "three tasks": "own decoders"}
+TUNED_STARTS = {
+    ("own decoders", "scratch"): 9e-3, ("own decoders", "frozen"): 9e-3, ("own decoders", "partly frozen"): 9e-3,
+    ("own decoders", "discriminative"): 9e-3, ("own decoders", "full"): 1e-3,
+}  # fmt: skip
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
 
 SEMANTIC = ("miou", "pixel_accuracy", "iou", "covering_areas", "pq_areas")  # iou: one number a class
@@ -73,8 +78,8 @@ def recipe_of(run: dict) -> recipes.Recipe:
     tuned = {"learning_rate": TUNED[run["model"]]} if base is recipes.SCENES and run["model"] in TUNED else {}
     if "alpha" in run:
         run = {**run, "beta": 1 - run["alpha"]}
-    if "start" in run and "learning_rate" not in run:
-        tuned = {"learning_rate": TUNED_STARTS.get((run["model"], run["start"]), base.learning_rate)}
+    if base is recipes.PHOTOGRAPHS_SMALL:
+        tuned = {"learning_rate": TUNED_STARTS.get((TUNED_AS.get(run["model"], run["model"]), run["start"]), base.learning_rate)}
     start, encoder_factor = STARTS[run.get("start", "full")]
     own = {name: value for name, value in run.items() if name in RECIPE_FIELDS}
     if run.get("fold"):
@@ -271,7 +276,8 @@ TEST = (*SEMANTIC, *REGION, *JOINT)
 SMALL = {"data": ("small photographs",), "epochs": (6,)}
 TRANSFER = ("miou", "pixel_accuracy", "covering", "miou_fused", "miou_surfaces", "moved", "put_back")
 RATES = (1e-3, 3e-3, 9e-3)
-FEW = (0.05, 0.1, 0.25)  # shares of the photographs
+BEST_START = "discriminative"  # of the fused model, in `transfer_tuning`
+FEW = (0.05, 0.25)  # shares of the photographs
 
 
 # Epochs of the experiment `rivals`: their product with what a whole step costs, loader included, is about the same.
@@ -279,7 +285,7 @@ EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 8, "FPN": 11, "L
 
 
 def _single_and_fused(**which) -> tuple[dict, ...]:
-    return _grid(**which, beta=(1.0,), model=("semantic only",)) + _grid(**which, beta=(2.0,), model=("own decoders",))
+    return _grid(**which, beta=(2.0,), model=("own decoders",)) + _grid(**which, beta=(1.0,), model=("semantic only",))
 
 
 EXPERIMENTS = {
@@ -308,24 +314,24 @@ EXPERIMENTS = {
     ),
     "rivals_tuning": Experiment(
         "Small photographs: learning rates for decoders of other libraries, tried out on validation pictures.",
-        _grid(**SMALL, seed=(0,), beta=(1.0,), start=("full",), learning_rate=RATES, model=rivals.DECODERS),
+        _grid(**SMALL, seed=(0,), beta=(1.0,), start=("full", BEST_START), learning_rate=RATES, model=rivals.DECODERS),
         VALIDATION, settings, on_validation,
     ),
     "transfer": Experiment(
         "Small photographs, fold 0: five ways to start, single and fused.",
         sum((_single_and_fused(**SMALL, seed=(seed,), start=tuple(STARTS))
-             + _grid(**SMALL, seed=(seed,), start=("full",), beta=(1.0,), model=("region only",)) for seed in range(3)), ()),
+             + _grid(**SMALL, seed=(seed,), start=(BEST_START,), beta=(1.0,), model=("region only",)) for seed in range(3)), ()),
         TRANSFER, settings, after_transfer,
     ),
     "few_photographs": Experiment(
-        "Small photographs, fold 0, a share of them: frozen and full fine-tuning, single and fused. `transfer` has all of them.",
-        sum((_single_and_fused(**SMALL, seed=(seed,), pictures=FEW, start=("frozen", "full")) for seed in range(3)), ()),
+        "Small photographs, fold 0, a share of them: two starts, single and fused. `transfer` has all of them.",
+        _single_and_fused(**SMALL, seed=(0, 1, 2), pictures=FEW, start=("frozen", BEST_START)),
         TRANSFER, settings, after_transfer,
     ),
     "surfaces": Experiment(
         "Small photographs, fold 0: the surfaces as a third task, and alone. `transfer` has the two tasks.",
-        sum((_grid(**SMALL, seed=(seed,), start=("full",), beta=(1.0,), model=("surfaces only",))
-             + _grid(**SMALL, seed=(seed,), start=("full",), beta=(2.0,), model=("three tasks",)) for seed in range(3)), ()),
+        sum((_grid(**SMALL, seed=(seed,), start=(BEST_START,), beta=(1.0,), model=("surfaces only",))
+             + _grid(**SMALL, seed=(seed,), start=(BEST_START,), beta=(2.0,), model=("three tasks",)) for seed in range(3)), ()),
         TRANSFER, settings, after_transfer,
     ),
     "rivals": Experiment(
