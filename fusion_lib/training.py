@@ -6,6 +6,7 @@ any moment goes on exactly as if nothing had happened.
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import random
@@ -13,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,26 @@ def half_precision(device: torch.device) -> torch.dtype:
     return torch.float16 if lacks else torch.bfloat16
 
 
+def _explains_a_lost_gpu(function: Callable) -> Callable:
+    """A GPU that was there when the model was moved may be gone later: a hosted machine takes it back, a driver fails."""
+
+    @functools.wraps(function)
+    def explained(*arguments, **options):
+        try:
+            return function(*arguments, **options)
+        except RuntimeError as error:
+            if "CUDA error" not in str(error):
+                raise
+            kept = "the run goes on from its last saved state" if options.get("folder") else "with a folder, runs go on where they ended"
+            raise RuntimeError(
+                f"the GPU no longer answers ({str(error).splitlines()[0]}); restart the kernel and run the cells again: {kept}, "
+                "on the CPU if there is no GPU any more"
+            ) from error
+
+    return explained
+
+
+@_explains_a_lost_gpu
 def train(
     model: nn.Module,
     loss: FusionLoss,
@@ -113,6 +135,7 @@ def train(
         KeyboardInterrupt: after the step that the interrupt came in; the state is written, and `model` has its weights.
         ValueError: `folder` holds a run with other settings, or a state that cannot be read; or nothing is to be
             done; or `folder` and `weighting` are both given; or several processes share no sampler.
+        RuntimeError: the GPU no longer answers.
     """
     rank, count = processes.rank_and_count()
     weighting = _checked(weighting, folder, train_loader, epochs, stop_after, count)

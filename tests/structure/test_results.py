@@ -1,5 +1,7 @@
 """What the README claims about results is what the results files say."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,21 @@ def test_shipped_model_is_the_run_of_seed_0(model, file):
     assert scores["semantic"]["miou"] == pytest.approx(runs(model, "miou")[0], abs=0.01)
     assert scores["fused"]["miou"] == pytest.approx(runs(model, "miou_fused")[0], abs=0.01)
     assert scores["partition"]["covering"] == pytest.approx(runs(model, "covering_fused")[0], abs=0.01)
+
+
+@pytest.mark.skipif(not os.environ.get(datasets.ARCHIVE_VARIABLE), reason=f"{datasets.ARCHIVE_VARIABLE} is not set: no photographs")
+def test_shipped_model_for_photographs_is_the_run_of_seed_0():
+    """Its scores are those of the results file, within 0.01, half precision included, and those of its data card."""
+    path = datasets.data_file(run.PHOTO_CHECKPOINT)
+    network, facts = checkpoints.load_checkpoint(path)
+    scores = recipes.scores(network, recipes.PHOTOGRAPHS_FUSED, facts["decoding"])
+    found = [scores["semantic"]["miou"], scores["fused"]["miou"], scores["semantic"]["pixel_accuracy"], scores["partition"]["covering"]]
+    columns = ("miou", "miou_fused", "pixel_accuracy")
+    assert found[:3] == pytest.approx([on_photographs(column, "own decoders", 22)[0] for column in columns], abs=0.01)
+    card = (ROOT / "data" / "fused_photographs.md").read_text()
+    stated = re.search(r"^\|---.*\n\| (.+) \|$", card, re.MULTILINE)[1].split(" | ")
+    assert found == pytest.approx([float(number) for number in stated], abs=0.01)
+    assert path.stat().st_size < 15e6 and facts["size"] == list(recipes.PHOTOGRAPHS_FUSED.size)
 
 
 def test_shared_recipe_is_the_tuned_one():

@@ -682,6 +682,53 @@ def test_state_of_a_newer_version_is_refused(tmp_path, monkeypatch):
         run(folder=tmp_path)
 
 
+# --- a GPU that is gone ------------------------------------------------------------------------
+
+
+def test_state_written_on_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
+    """The random states of a GPU are in the file; where there is none, they are left alone."""
+    straight, history = run(tiny_model(5), loaders=noisy_loaders(), epochs=3)
+    states = checkpoints._random_states
+    monkeypatch.setattr(checkpoints, "_random_states", lambda: [*states()[:3], [torch.zeros(16, dtype=torch.uint8)] * 9])
+    run(tiny_model(5), loaders=noisy_loaders(), epochs=3, folder=tmp_path, stop_after=1)
+    assert len(torch.load(tmp_path / "state.pt", weights_only=True)["random"][0][3]) == 9
+    monkeypatch.undo()
+    model, more = run(tiny_model(1), loaders=noisy_loaders(), epochs=3, folder=tmp_path)
+    assert without_times(more) == without_times(history)
+    assert_same_weights(model, straight)
+
+
+class Lost(FusionModel):
+    """A GPU stops answering at the third step."""
+
+    steps = 0
+
+    def forward(self, images):
+        self.steps += self.training
+        if self.steps == 3:
+            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+        return super().forward(images)
+
+
+def test_gpu_that_vanishes_says_what_to_do_and_the_run_goes_on(tmp_path):
+    straight, _ = run(tiny_model(5))
+    lost = Lost({"semantic": 3, "region": 3}, width=4)
+    lost.load_state_dict(tiny_model(5).state_dict())
+    with pytest.raises(RuntimeError, match=r"no longer answers \(CUDA error: unspecified launch failure\); restart .*goes on from its last"):
+        run(lost, folder=tmp_path, save_every=1)
+    model, _ = run(tiny_model(1), folder=tmp_path, save_every=1)
+    assert_same_weights(model, straight)
+
+
+def test_other_faults_of_a_model_are_its_own():
+    class Faulty(FusionModel):
+        def forward(self, images):
+            raise RuntimeError("the size of tensor a must match")
+
+    with pytest.raises(RuntimeError, match="^the size of tensor a must match$"):
+        run(Faulty({"semantic": 3, "region": 3}, width=4))
+
+
 # --- a GPU's memory that does not suffice ------------------------------------------------------
 
 
