@@ -208,6 +208,11 @@ def report(device: torch.device, steps: int = 10, size: tuple[int, int] = (240, 
     }  # fmt: skip
 
 
+def stored() -> dict[str, dict]:
+    """The reports that were kept, {device: report}."""
+    return json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
+
+
 def lines(name: str, measured: dict) -> list[str]:
     """A device's report in words."""
     height, width = measured["size"]
@@ -235,8 +240,7 @@ def main(arguments: list[str]) -> None:
     name = torch.cuda.get_device_name() if cuda else f"{device.type.upper()}, {torch.get_num_threads()} threads"
     print("\n".join(lines(name, measured)))
     if "--store" in arguments:
-        kept = json.loads(STORED.read_text()) if STORED.exists() else {}
-        write_whole(STORED, (json.dumps({**kept, name: measured}, indent=1) + "\n").encode())
+        write_whole(STORED, (json.dumps({**stored(), name: measured}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusion_lib import checkpoints, datasets, experiments, grids, metrics, models, recipes, run
+from fusion_lib import checkpoints, datasets, experiments, grids, metrics, models, recipes, run, speed
 from fusion_lib.experiments import select
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +51,7 @@ def test_tables_are_the_results_files():
     assert run.results_table("fusion", epochs=30) in README
     assert run.results_table("photographs") in README
     assert (ROOT / "data" / "results" / "scoreboard_scenes.md").read_text().strip() in README
+    assert all("\n".join(speed.lines(*report)) in README for report in speed.stored().items())
 
 
 def test_fusion_wins_on_scenes_with_every_seed():
