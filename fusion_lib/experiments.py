@@ -32,7 +32,8 @@ from fusion_lib.checkpoints import write_whole
 
 COST = ("minutes", "memory_mib")
 PROVENANCE = ("commit", "versions", "device", *COST, "settings")
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "torchjd", "mwatershed")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "torchjd", "mwatershed", "efficientnet-lite-pytorch",
+            "segmentation-models-pytorch")  # fmt: skip
 ROOT = Path(__file__).parent.parent
 
 

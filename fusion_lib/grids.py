@@ -44,15 +44,14 @@ DATA = {"scenes": recipes.SCENES, "photographs": recipes.PHOTOGRAPHS, "small pho
         "whole photographs": recipes.PHOTOGRAPHS_WHOLE}
 RECIPE_FIELDS = {field.name for field in fields(recipes.Recipe)} - {"model"}  # a run's "model" is a key of MODELS
 # Fields that came after rows had been stored: settings hold them only where they differ from these.
-LATER_FIELDS = {"pictures": 1.0, "encoder_factor": 1.0, "fold": 0}
+LATER_FIELDS = {"pictures": 1.0, "encoder_factor": 1.0, "resident": False, "fold": 0}
 COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
 DESIGNS = ("hard sharing", "own blocks", "own decoders")  # tried out on photographs
 TRIED = ("semantic only", "region only", "hard sharing", "attention", "gates", "affinities")  # "two networks" are the first two
 # Learning rates with the highest validation score of the experiment `tuning`.
 TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "attention": 8e-3, "gates": 1.6e-2,
          "affinities": 1.6e-2}
-# The same of `transfer_tuning` and `rivals_tuning`, for each model and start; models that were not tried get another's.
-TUNED_AS = {"region only": "semantic only", "surfaces only": "semantic only", "three tasks": "own decoders"}
+# The same of `transfer_tuning`, `tasks_tuning` and `rivals_tuning`: model and start -> learning rate.
 TUNED_STARTS = {
     ("own decoders", "scratch"): 9e-3, ("own decoders", "frozen"): 9e-3, ("own decoders", "partly frozen"): 9e-3,
     ("own decoders", "discriminative"): 9e-3, ("own decoders", "full"): 1e-3,
@@ -78,8 +77,8 @@ def recipe_of(run: dict) -> recipes.Recipe:
     tuned = {"learning_rate": TUNED[run["model"]]} if base is recipes.SCENES and run["model"] in TUNED else {}
     if "alpha" in run:
         run = {**run, "beta": 1 - run["alpha"]}
-    if base is recipes.PHOTOGRAPHS_SMALL:
-        tuned = {"learning_rate": TUNED_STARTS.get((TUNED_AS.get(run["model"], run["model"]), run["start"]), base.learning_rate)}
+    if "start" in run:
+        tuned = {"learning_rate": TUNED_STARTS.get((run["model"], run["start"]))}
     start, encoder_factor = STARTS[run.get("start", "full")]
     own = {name: value for name, value in run.items() if name in RECIPE_FIELDS}
     if run.get("fold"):
@@ -96,7 +95,7 @@ def settings(run: dict) -> dict:
         return {"networks": [settings({**run, "model": f"{task} only"}) for task in recipes.TASKS]}
     dataset = recipe_of(run).dataset
     recipe = asdict(recipe_of(run)) | {"dataset": getattr(dataset, "func", dataset).__name__, "fold": run.get("fold", 0)}
-    recipe = {name: value for name, value in recipe.items() if value != LATER_FIELDS.get(name)}
+    recipe = {name: value for name, value in recipe.items() if name not in LATER_FIELDS or value != LATER_FIELDS[name]}
     return recipe | {"model": run["model"], "design": recipe["model"], "seed": run["seed"]}
 
 
@@ -107,6 +106,11 @@ def train(run: dict, folder: Path | None):
     """
     classes = recipes.SURFACES_TASKS | recipes.AFFINITY_TASKS
     outputs = {task: classes[task] for task in MODELS[run["model"]][0]}
+    if recipe_of(run).learning_rate is None:
+        raise ValueError(
+            f"model {run['model']!r} has no learning rate for the start {run['start']!r}; run the tuning experiment that tries it out, "
+            "and enter the best into TUNED_STARTS"
+        )
     if run["model"] != "two networks":
         build = rivals.Rival if run["model"] in rivals.DECODERS else models.FusionModel
         return recipes.fit(recipe_of(run), outputs, run["seed"], folder, build)
@@ -144,7 +148,7 @@ def decoded_on_validation(run: dict, folder: Path | None) -> dict:
 
 def _best(history: list[dict]) -> dict:
     best = max(history, key=lambda entry: entry["val_score"])
-    return {name: best[name] for name in VALIDATION if name in best} | cost(history)
+    return {name: best[name] for name in (*VALIDATION, "val_miou_surfaces") if name in best} | cost(history)
 
 
 def on_test(run: dict, folder: Path | None) -> dict:
@@ -275,8 +279,9 @@ def _grid(**values) -> tuple[dict, ...]:
 TEST = (*SEMANTIC, *REGION, *JOINT)
 SMALL = {"data": ("small photographs",), "epochs": (6,)}
 TRANSFER = ("miou", "pixel_accuracy", "covering", "miou_fused", "miou_surfaces", "moved", "put_back")
-RATES = (1e-3, 3e-3, 9e-3)
-BEST_START = "discriminative"  # of the fused model, in `transfer_tuning`
+RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)  # tried out; where the encoder learns at the full rate, lower ones
+LOW_RATES = (3e-4, 1e-3, 3e-3, 9e-3)
+BEST_START = "discriminative"  # in `transfer_tuning`, single and fused
 FEW = (0.05, 0.25)  # shares of the photographs
 
 
@@ -284,8 +289,10 @@ FEW = (0.05, 0.25)  # shares of the photographs
 EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 8, "FPN": 11, "LRASPP": 12}
 
 
-def _single_and_fused(**which) -> tuple[dict, ...]:
-    return _grid(**which, beta=(2.0,), model=("own decoders",)) + _grid(**which, beta=(1.0,), model=("semantic only",))
+def _single_and_fused(seed: tuple[int, ...], **which) -> tuple[dict, ...]:
+    common = {**SMALL, "seed": seed}
+    fused = _grid(**common, beta=(2.0,), **which, model=("own decoders",))
+    return fused + _grid(**common, beta=(1.0,), **which, model=("semantic only",))
 
 
 EXPERIMENTS = {
@@ -302,42 +309,48 @@ EXPERIMENTS = {
     ),
     "transfer_tuning": Experiment(
         "Small photographs: learning rates for every start, single and fused, tried out on validation pictures.",
-        _grid(**SMALL, seed=(0,), beta=(2.0,), start=tuple(STARTS), learning_rate=RATES, model=("own decoders",))
-        + _grid(**SMALL, seed=(0,), beta=(1.0,), start=tuple(STARTS), learning_rate=RATES, model=("semantic only",)),
+        _single_and_fused((0,), start=tuple(STARTS)[:4], learning_rate=RATES)
+        + _single_and_fused((0,), start=("full",), learning_rate=LOW_RATES),
         VALIDATION, settings, on_validation,
+    ),
+    "tasks_tuning": Experiment(
+        "Small photographs: learning rates for other tasks alone and for three tasks, tried out on validation pictures.",
+        _grid(**SMALL, seed=(0,), beta=(1.0,), start=(BEST_START,), learning_rate=RATES, model=("region only", "surfaces only"))
+        + _grid(**SMALL, seed=(0,), beta=(2.0,), start=(BEST_START,), learning_rate=RATES, model=("three tasks",)),
+        (*VALIDATION, "val_miou_surfaces"), settings, on_validation,
     ),
     "full_resolution": Experiment(
         "Photographs at their own size, five folds, from scratch and from ImageNet, single and fused. For a GPU.",
         tuple({"data": "whole photographs", "seed": 0, "fold": fold, "start": start, "beta": 2.0 if model == "own decoders" else 1.0,
-               "model": model} for fold in range(5) for start in ("full", "scratch") for model in (*COMPARED[:2], "own decoders")),
+               "model": model} for fold in range(5) for start in (BEST_START, "scratch") for model in (*COMPARED[:2], "own decoders")),
         TEST, settings, on_test,
     ),
     "rivals_tuning": Experiment(
         "Small photographs: learning rates for decoders of other libraries, tried out on validation pictures.",
-        _grid(**SMALL, seed=(0,), beta=(1.0,), start=("full", BEST_START), learning_rate=RATES, model=rivals.DECODERS),
+        _grid(**SMALL, seed=(0,), beta=(1.0,), start=(BEST_START,), learning_rate=RATES, model=rivals.DECODERS),
         VALIDATION, settings, on_validation,
     ),
     "transfer": Experiment(
         "Small photographs, fold 0: five ways to start, single and fused.",
-        sum((_single_and_fused(**SMALL, seed=(seed,), start=tuple(STARTS))
-             + _grid(**SMALL, seed=(seed,), start=(BEST_START,), beta=(1.0,), model=("region only",)) for seed in range(3)), ()),
+        sum((_single_and_fused((seed,), start=tuple(STARTS))
+             + _grid(**SMALL, seed=(seed,), beta=(1.0,), start=(BEST_START,), model=("region only",)) for seed in range(3)), ()),
         TRANSFER, settings, after_transfer,
     ),
     "few_photographs": Experiment(
         "Small photographs, fold 0, a share of them: two starts, single and fused. `transfer` has all of them.",
-        _single_and_fused(**SMALL, seed=(0, 1, 2), pictures=FEW, start=("frozen", BEST_START)),
+        _single_and_fused((0, 1, 2), pictures=FEW, start=("frozen", BEST_START)),
         TRANSFER, settings, after_transfer,
     ),
     "surfaces": Experiment(
         "Small photographs, fold 0: the surfaces as a third task, and alone. `transfer` has the two tasks.",
-        sum((_grid(**SMALL, seed=(seed,), start=(BEST_START,), beta=(1.0,), model=("surfaces only",))
-             + _grid(**SMALL, seed=(seed,), start=(BEST_START,), beta=(2.0,), model=("three tasks",)) for seed in range(3)), ()),
+        sum((_grid(**SMALL, seed=(seed,), beta=(1.0,), start=(BEST_START,), model=("surfaces only",))
+             + _grid(**SMALL, seed=(seed,), beta=(2.0,), start=(BEST_START,), model=("three tasks",)) for seed in range(3)), ()),
         TRANSFER, settings, after_transfer,
     ),
     "rivals": Experiment(
         "Small photographs, fold 0: decoders of other libraries on the same encoder, as many epochs each as take equally long.",
         tuple({"data": "small photographs", "epochs": epochs, "seed": seed, "beta": 2.0 if model == "own decoders" else 1.0,
-               "start": "full", "model": model} for seed in range(3) for model, epochs in EQUALLY_LONG.items()),
+               "start": BEST_START, "model": model} for seed in range(3) for model, epochs in EQUALLY_LONG.items()),
         ("miou", "val_curve", "step_ms", "step_ratio", "parameters"), settings, beside_rivals,
     ),
     "fusion": Experiment(

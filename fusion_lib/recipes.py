@@ -60,6 +60,7 @@ class Recipe:
     labels: float = 1.0  # share of the training pictures whose semantic labels are used; region labels all are
     pictures: float = 1.0  # share of the training pictures that is used at all
     encoder_factor: float = 1.0  # share of the learning rate that the encoder gets
+    resident: bool = False  # training pictures are kept on the device, resized before they are cropped; see `resident`
 
 
 SCENES = Recipe(
@@ -73,7 +74,7 @@ PHOTOGRAPHS = Recipe(
 # For both tasks at once: a decoder a task, twice the weight for the regions (see the experiment `designs`), and as many
 # epochs as fit into the time that two networks take.
 PHOTOGRAPHS_FUSED = replace(PHOTOGRAPHS, beta=2.0, epochs=22, model={**PHOTOGRAPHS.model, "sharing": "decoders"})
-PHOTOGRAPHS_WHOLE = replace(PHOTOGRAPHS, size=(240, 320), tau=5.0, epochs=22)  # at their own size; for a GPU
+PHOTOGRAPHS_WHOLE = replace(PHOTOGRAPHS, size=(240, 320), tau=5.0, epochs=22, resident=True)  # at their own size; for a GPU
 # Small and short, so that many runs fit into an hour of a laptop (notebook 10).
 PHOTOGRAPHS_SMALL = replace(PHOTOGRAPHS, size=(96, 128), tau=2.0, epochs=6)
 PHOTOGRAPHS_SCRATCH = replace(
@@ -81,7 +82,7 @@ PHOTOGRAPHS_SCRATCH = replace(
 )
 
 
-def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0, resident: torch.device | None = None):
+def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple[DataLoader | ResidentLoader, DataLoader]:
     """Training and validation loaders of a recipe; targets are computed after the augmentation.
 
     With `recipe.labels` below 1, `seed` draws the pictures that keep their semantic labels; a larger share keeps those
@@ -92,15 +93,12 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0, resident: to
     With `recipe.pictures` below 1, `seed` draws the pictures there are, and a larger share holds those of a smaller. Every
     epoch has as many steps as with all: the pictures are gone through several times.
 
-    With a device as `resident`, the training pictures are kept and augmented there (`resident.ResidentLoader`) where all of
-    them and all their labels are used by one process.
-
     Of several processes each gets its share: together they have batches of `recipe.batch_size`, and each validation
     picture once.
 
     Raises:
         ValueError: `recipe.labels` or `recipe.pictures` is not in (0, 1], or both are below 1; or several processes
-            cannot share the batch, the labels or the pictures.
+            cannot share the batch, the labels or the pictures; or `recipe.resident` is combined with any of these.
     """
     shares = {"labels": recipe.labels, "pictures": recipe.pictures}
     for name, share in shares.items():
@@ -108,9 +106,10 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0, resident: to
             raise ValueError(f"{name} is {share}; expected a share of the pictures in (0, 1]")
     if max(shares.values()) < 1:
         raise ValueError(f"labels is {recipe.labels} and pictures {recipe.pictures}; expected 1 for one of them")
-    target = [targets.RegionTarget(recipe.tau)] + [AffinityTarget()] * ("affinity" in outputs)
+    if recipe.resident and (min(shares.values()) < 1 or "affinity" in outputs or processes.rank_and_count()[1] > 1):
+        raise ValueError("resident is True; expected one process, all pictures and labels, and no affinities: leave it False here")
     augment = augmentation(recipe.size, smallest_crop=recipe.smallest_crop, light=recipe.light)
-    train = recipe.dataset("train", transform=v2.Compose([augment, *target]))
+    train = recipe.dataset("train", transform=v2.Compose([augment, *_targets(recipe, outputs)]))
     val = _validation_pictures(recipe, outputs)
     rank, sharers = processes.rank_and_count()
     if sharers > 1:
@@ -127,10 +126,10 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0, resident: to
     if recipe.pictures < 1:
         few = Subset(train, drawn[: max(1, round(recipe.pictures * count))].tolist())
         return DataLoader(few, recipe.batch_size, sampler=RandomSampler(few, num_samples=count), drop_last=True), val_loader
-    if resident is not None and recipe.labels == 1 and "affinity" not in outputs:
+    if recipe.resident:
         crop_and_light = {"smallest_crop": recipe.smallest_crop, "light": recipe.light}
-        kept = ResidentLoader(recipe.dataset("train"), recipe.batch_size, recipe.size, recipe.tau, resident, **crop_and_light)
-        return kept, val_loader
+        device = training.choose_device()
+        return ResidentLoader(recipe.dataset("train"), recipe.batch_size, recipe.size, recipe.tau, device, **crop_and_light), val_loader
     if recipe.labels == 1 or "semantic" not in outputs:
         return DataLoader(train, recipe.batch_size, shuffle=True, drop_last=True), val_loader
     labelled = drawn[: max(1, round(recipe.labels * count))]
@@ -141,8 +140,12 @@ def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0, resident: to
 
 
 def _validation_pictures(recipe: Recipe, outputs: dict[str, int]):
-    target = [targets.RegionTarget(recipe.tau)] + [AffinityTarget()] * ("affinity" in outputs)
-    return recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), *target]))
+    return recipe.dataset("val", transform=v2.Compose([evaluation_transform(recipe.size), *_targets(recipe, outputs)]))
+
+
+def _targets(recipe: Recipe, outputs: dict[str, int]) -> list[Callable]:
+    """What is computed from the label maps of a sample, for the tasks that learn it."""
+    return [targets.RegionTarget(recipe.tau)] * ("region" in outputs) + [AffinityTarget()] * ("affinity" in outputs)
 
 
 def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Path | None = None,
@@ -152,16 +155,17 @@ def fit(recipe: Recipe, outputs: dict[str, int], seed: int = 0, folder: str | Pa
     `build` makes the model of `outputs` and `recipe.model`, for example `models.TwoNetworks`. A run found in `folder` is
     resumed; with a weighting other than the plain sum no run can be, and `folder` is not used.
     """
-    device = training.choose_device()
-    train_loader, val_loader = loaders(recipe, outputs, seed, device if device.type == "cuda" else None)
-    validation = _validation_pictures(recipe, outputs)
-    weights = targets.class_weights(validation[index]["region_target"] for index in range(len(validation)))
+    train_loader, val_loader = loaders(recipe, outputs, seed)
+    weights = None
+    if "region" in outputs:
+        validation = _validation_pictures(recipe, outputs)
+        weights = targets.class_weights(validation[index]["region_target"] for index in range(len(validation)))
     training.seed_everything(seed)
     model = build(outputs, **recipe.model)
     plain = recipe.weighting == "sum"
     history = training.train(
         model, FusionLoss(recipe.alpha, recipe.beta, weights), train_loader, val_loader,
-        epochs=recipe.epochs, learning_rate=recipe.learning_rate, encoder_factor=recipe.encoder_factor, seed=seed, device=device,
+        epochs=recipe.epochs, learning_rate=recipe.learning_rate, encoder_factor=recipe.encoder_factor, seed=seed,
         weighting=None if plain else weighting.choose(recipe.weighting), folder=folder if plain else None,
     )  # fmt: skip
     return model, history

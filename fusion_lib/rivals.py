@@ -61,6 +61,7 @@ class _Unet(nn.Sequential):
         widths = (32, 32, 24, 24, 16)
         decoder = smp.decoders.unet.decoder.UnetDecoder([3, *channels], widths, n_blocks=5)
         super().__init__(decoder, smp.base.SegmentationHead(widths[-1], classes))
+        _initialise(smp, *self)
 
 
 class _Fpn(nn.Sequential):
@@ -68,6 +69,7 @@ class _Fpn(nn.Sequential):
         smp = _library()
         decoder = smp.decoders.fpn.decoder.FPNDecoder([3, *channels], pyramid_channels=64, segmentation_channels=32)
         super().__init__(decoder, smp.base.SegmentationHead(decoder.out_channels, classes, kernel_size=1))
+        _initialise(smp, *self)
 
 
 class _Lraspp(LRASPPHead):
@@ -76,6 +78,12 @@ class _Lraspp(LRASPPHead):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         return super().forward({"low": features[3], "high": features[5]})
+
+
+def _initialise(smp, decoder: nn.Module, head: nn.Module) -> None:
+    """As the library's own whole models do."""
+    smp.base.initialization.initialize_decoder(decoder)
+    smp.base.initialization.initialize_head(head)
 
 
 def _library():

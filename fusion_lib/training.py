@@ -60,17 +60,22 @@ def half_precision(device: torch.device) -> torch.dtype:
     return torch.float16 if lacks else torch.bfloat16
 
 
+# What CUDA says when a GPU that was there is gone: a hosted machine took it back, a driver or a card failed.
+LOST_GPU = ("unspecified launch failure", "unknown error", "no CUDA-capable device", "device(s) is/are busy or unavailable",
+            "GPU is lost", "uncorrectable ECC error", "system not yet initialized", "driver shutting down")  # fmt: skip
+
+
 def _explains_a_lost_gpu(function: Callable) -> Callable:
-    """A GPU that was there when the model was moved may be gone later: a hosted machine takes it back, a driver fails."""
+    """Other errors of CUDA, such as a target out of range, stay as they are."""
 
     @functools.wraps(function)
     def explained(*arguments, **options):
         try:
             return function(*arguments, **options)
         except RuntimeError as error:
-            if "CUDA error" not in str(error):
+            if "CUDA error" not in str(error) or not any(words in str(error) for words in LOST_GPU):
                 raise
-            kept = "the run goes on from its last saved state" if options.get("folder") else "with a folder, runs go on where they ended"
+            kept = "the run goes on from its last saved state" if options.get("folder") else "this run had no folder, and begins anew"
             raise RuntimeError(
                 f"the GPU no longer answers ({str(error).splitlines()[0]}); restart the kernel and run the cells again: {kept}, "
                 "on the CPU if there is no GPU any more"

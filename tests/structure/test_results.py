@@ -32,12 +32,14 @@ def test_results_file_is_sound_and_of_this_version(name):
         assert row["commit"] and row["versions"] and row["device"] and row["minutes"] > 0 and row["memory_mib"] > 0
 
 
-UNDER_WAY = {"transfer_tuning", "transfer", "few_photographs", "surfaces", "rivals_tuning", "rivals", "full_resolution"}  # declared, and not all of its runs made yet
+UNDER_WAY = {"transfer_tuning", "tasks_tuning", "transfer", "few_photographs", "surfaces", "rivals_tuning", "rivals", "full_resolution"}
+# declared, and not all of its runs made yet; an experiment that is complete has to leave
 
 
-@pytest.mark.parametrize("name", sorted(set(grids.EXPERIMENTS) - UNDER_WAY))
+@pytest.mark.parametrize("name", sorted(grids.EXPERIMENTS))
 def test_experiment_is_complete(name):
-    assert not experiments.Table(grids.EXPERIMENTS[name], ROOT / "data" / "results" / f"{name}.csv").missing()
+    missing = experiments.Table(grids.EXPERIMENTS[name], ROOT / "data" / "results" / f"{name}.csv").missing()
+    assert bool(missing) == (name in UNDER_WAY)
 
 
 def test_tuned_learning_rates_are_the_best_of_equally_many_trials():

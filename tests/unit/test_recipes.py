@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from examples import RECIPE, Blobs, Reads
 from fusion_lib import metrics, recipes, training
@@ -152,13 +151,20 @@ def test_share_of_the_pictures_out_of_range(wrong, message):
         loaders(replace(RECIPE, **wrong), BOTH)
 
 
-def test_pictures_are_kept_on_the_device_where_all_of_them_are_used():
-    cpu = torch.device("cpu")
-    loader, _ = loaders(RECIPE, BOTH, resident=cpu)
-    assert isinstance(loader, ResidentLoader) and len(loader) == 10
+def test_pictures_are_kept_on_the_device_if_the_recipe_says_so():
+    kept = replace(RECIPE, resident=True)
+    loader, _ = loaders(kept, BOTH)
+    assert isinstance(loader, ResidentLoader) and len(loader) == 10 and loader.image.device.type == training.choose_device().type
     assert {"image", "semantic", "region_target"} <= set(next(iter(loader)))
-    for recipe, outputs in ((replace(RECIPE, labels=0.5), BOTH), (replace(RECIPE, pictures=0.5), BOTH), (RECIPE, AFFINITY_TASKS)):
-        assert isinstance(loaders(recipe, outputs, resident=cpu)[0], DataLoader)
+    for recipe, outputs in ((replace(kept, labels=0.5), BOTH), (replace(kept, pictures=0.5), BOTH), (kept, AFFINITY_TASKS)):
+        with pytest.raises(ValueError, match="resident is True; expected one process, all pictures and labels"):
+            loaders(recipe, outputs)
+
+
+def test_targets_are_computed_for_the_tasks_that_learn_them():
+    for outputs, key in ((SEMANTIC, None), (REGION, "region_target"), (AFFINITY_TASKS, "affinity_target")):
+        for loader in loaders(RECIPE, outputs):
+            assert set(next(iter(loader))) == {"image", "semantic", "region"} | ({key} - {None})
 
 
 # --- runs --------------------------------------------------------------------------------------

@@ -78,12 +78,22 @@ def test_profile_shares_out_all_of_the_time():
     assert all(0 < share < 1 for share in shares.values())
 
 
-def test_traffic_counts_what_an_operation_reads_and_writes_and_no_view():
-    one, other = torch.rand(10, 10), torch.rand(10, 10)
-    with speed._Traffic() as traffic:
-        total = one + other
-        total.view(100).t()
-    assert traffic.bytes == 3 * 400
+def traffic(work) -> int:
+    with speed._Traffic() as counted:
+        work()
+    return counted.bytes
+
+
+def test_traffic_is_what_operations_read_and_write():
+    """400 bytes a tensor."""
+    one, other, third = (torch.rand(10, 10) for _ in range(3))
+    assert traffic(lambda: one + other) == 1200
+    assert traffic(lambda: one.view(100).t()) == 0
+    assert traffic(lambda: one.add_(other)) == 1200  # reads both, writes one
+    assert traffic(lambda: one.copy_(other)) == 800
+    assert traffic(lambda: one.zero_()) == 400 == traffic(lambda: torch.zeros_like(one))
+    assert traffic(lambda: torch.empty_like(one)) == 0
+    assert traffic(lambda: torch._foreach_mul_([one, other], [other, third])) == 6 * 400
 
 
 def test_limits_are_those_of_a_product_and_a_copy():
@@ -98,7 +108,7 @@ def test_needs_of_a_picture_grow_with_its_pixels():
 
 
 def test_report_is_kept_beside_those_of_other_devices(tmp_path, monkeypatch, capsys):
-    rates = {"plain": 2.0, "channels-last": 3.0, "compiled": "left out: no compiler"}
+    rates = {"plain": 2.0, "no waiting": 3.0, "compiled": "left out: no compiler"}
     measured = {"torch": "2.9", "size": [240, 320], "batch": 8, "rates": rates, "data": {"loader on the CPU": 30.0}, "fused_over_two": 0.5,
                 "limits": {"operations": 1e11, "bytes": 2e10}, "needs": {"operations": 1e10, "bytes": 5e8}}  # fmt: skip
     monkeypatch.setattr(speed, "report", lambda *arguments: measured)
@@ -110,6 +120,6 @@ def test_report_is_kept_beside_those_of_other_devices(tmp_path, monkeypatch, cap
     stored = json.loads((tmp_path / "speed.json").read_text())
     assert stored.pop("a GPU") == 1 and list(stored.values()) == [measured]
     said = capsys.readouterr().out
-    assert "channels-last             3.0 pictures a second, 1.50 of plain" in said and "compiled             left out: no compiler" in said
+    assert "no waiting                3.0 pictures a second, 1.50 of plain" in said and "compiled             left out: no compiler" in said
     assert "10.00 G operations a picture; the device does 100 G operations a second, enough for 10 pictures; reached: 30%" in said
     assert "0.50 GB a picture; the device does 20 GB a second, enough for 40 pictures; reached: 8%" in said

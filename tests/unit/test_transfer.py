@@ -18,7 +18,14 @@ def tiny_photographs(monkeypatch):
 
 
 def run(start: str = "full", model: str = "semantic only", **more) -> dict:
-    return {"data": "small photographs", "epochs": 1, "seed": 0, "beta": 1.0, "start": start, "model": model, **more}
+    common = {"data": "small photographs", "epochs": 1, "seed": 0, "beta": 1.0, "learning_rate": 1e-2}
+    return {**common, "start": start, "model": model, **more}
+
+
+def test_a_model_that_was_not_tuned_is_refused():
+    untuned = {name: value for name, value in run(model="gates").items() if name != "learning_rate"}
+    with pytest.raises(ValueError, match="model 'gates' has no learning rate for the start 'full'; run the tuning experiment"):
+        grids.after_transfer(untuned, None)
 
 
 def test_a_start_decides_what_learns_and_how_fast():
