@@ -36,22 +36,27 @@ def test_a_start_decides_what_learns_and_how_fast():
     assert {r.learning_rate for r in recipes_of.values()} == {0.01}
 
 
-def test_frozen_encoder_has_not_moved_and_putting_it_back_changes_nothing():
-    numbers = grids.after_transfer(run("frozen"), None)
-    assert numbers["moved"] == [0.0] * 5
-    assert numbers["put_back"] == pytest.approx([numbers["miou"]] * 5, abs=1e-9)
-    assert set(numbers) == {"miou", "pixel_accuracy", "moved", "put_back", "minutes", "memory_mib"}
+@pytest.mark.parametrize("start, frozen", [("frozen", 5), ("partly frozen", 3)])
+def test_frozen_stages_have_not_moved(start, frozen):
+    model, _ = grids.train(run(start), None)
+    pairs = list(zip(backbones.backbone("lite0", pretrained=True).stages, model.encoder.stages))
+    moved = [grids._moved(*pair) for pair in pairs]
+    assert moved[:frozen] == [0.0] * frozen and all(way > 0 for way in moved[frozen:])
+    miou = grids._argmax_miou(model, TINY)
+    assert [grids._put_back(model, TINY, *pair) for pair in pairs[:frozen]] == pytest.approx([miou] * frozen, abs=1e-9)
+    assert set(grids.after_transfer(run(start), None)) == {"miou", "pixel_accuracy", "minutes", "memory_mib"}
 
 
-def test_partly_frozen_encoder_has_moved_in_its_last_stages_only():
-    moved = grids.after_transfer(run("partly frozen"), None)["moved"]
-    assert moved[:3] == [0.0] * 3 and min(moved[3:]) > 0
+def test_fully_trained_encoder_has_moved_everywhere():
+    numbers = grids.after_transfer(run("full"), None)
+    assert len(numbers["moved"]) == len(numbers["put_back"]) == 5 and min(numbers["moved"]) > 0
+    assert numbers["miou"] == grids.on_few_test(run("full"), None)["miou"]
 
 
 def test_fused_model_is_decoded_and_a_third_task_has_a_score():
     numbers = grids.after_transfer(run(model="three tasks"), None)
     assert {"miou", "covering", "miou_fused", "miou_surfaces", "moved", "put_back"} < set(numbers)
-    assert {"miou_surfaces", "moved"} < set(grids.after_transfer(run(model="surfaces only"), None)).difference({"put_back"})
+    assert {"miou_surfaces", "moved"} < set(grids.after_transfer(run(model="surfaces only"), None)) - {"put_back"}
 
 
 def test_from_scratch_there_is_nothing_to_put_back():
