@@ -55,6 +55,9 @@ TUNED = {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3, "at
 TUNED_STARTS = {
     ("own decoders", "scratch"): 9e-3, ("own decoders", "frozen"): 9e-3, ("own decoders", "partly frozen"): 9e-3,
     ("own decoders", "discriminative"): 9e-3, ("own decoders", "full"): 1e-3,
+    ("semantic only", "scratch"): 9e-3, ("semantic only", "frozen"): 3e-3, ("semantic only", "partly frozen"): 3e-3,
+    ("semantic only", "discriminative"): 9e-3, ("semantic only", "full"): 1e-3,
+    ("region only", "discriminative"): 9e-3, ("surfaces only", "discriminative"): 9e-3,
 }  # fmt: skip
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
 
