@@ -57,7 +57,7 @@ TUNED_STARTS = {
     ("own decoders", "discriminative"): 9e-3, ("own decoders", "full"): 1e-3,
     ("semantic only", "scratch"): 9e-3, ("semantic only", "frozen"): 3e-3, ("semantic only", "partly frozen"): 3e-3,
     ("semantic only", "discriminative"): 9e-3, ("semantic only", "full"): 1e-3,
-    ("region only", "discriminative"): 9e-3, ("surfaces only", "discriminative"): 9e-3,
+    ("region only", "discriminative"): 9e-3, ("surfaces only", "discriminative"): 9e-3, ("three tasks", "discriminative"): 9e-3,
 }  # fmt: skip
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
 
