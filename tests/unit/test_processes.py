@@ -121,10 +121,10 @@ def test_shares_are_disjoint_and_together_they_are_all(monkeypatch, count):
     assert sorted(sum(validated, [])) == list(range(len(val.dataset.dataset)))
 
 
-@pytest.mark.parametrize("changed", [{"labels": 0.5}, {"batch_size": 3}])
+@pytest.mark.parametrize("changed", [{"labels": 0.5}, {"pictures": 0.5}, {"batch_size": 3}])
 def test_what_several_processes_cannot_share(monkeypatch, changed):
     monkeypatch.setattr(processes, "rank_and_count", lambda: (0, 2))
-    with pytest.raises(ValueError, match="with 2 processes; expected all labels, and a batch that divides"):
+    with pytest.raises(ValueError, match="with 2 processes; expected all labels of all pictures, and a batch that divides"):
         recipes.loaders(replace(RECIPE, **changed), recipes.TASKS)
 
 
