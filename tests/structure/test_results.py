@@ -32,7 +32,7 @@ def test_results_file_is_sound_and_of_this_version(name):
         assert row["commit"] and row["versions"] and row["device"] and row["minutes"] > 0 and row["memory_mib"] > 0
 
 
-UNDER_WAY = {"surfaces", "rivals_tuning", "rivals", "full_resolution"}
+UNDER_WAY = {"rivals_tuning", "rivals", "full_resolution"}
 # declared, and not all of its runs made yet; an experiment that is complete has to leave
 
 
@@ -162,9 +162,9 @@ def small(column: str, model: str, start: str, **share) -> np.ndarray:
 
 
 def test_from_imagenet_fusion_adds_little_to_the_names():
-    """README: 0.414 and 0.439 from scratch, 0.581 and 0.588 with a slower encoder, not clear; within a point and a half with few."""
+    """README: 0.414 and 0.439 from scratch, 0.582 and 0.588 with a slower encoder, not clear; within a point and a half with few."""
     means = [small("miou", m, s).mean() for s in ("scratch", grids.BEST_START) for m in ("semantic only", "own decoders")]
-    assert [round(mean, 3) for mean in means] == [0.414, 0.439, 0.581, 0.588]
+    assert [round(mean, 3) for mean in means] == [0.414, 0.439, 0.582, 0.588]
     low, high = metrics.t_interval(small("miou", "own decoders", grids.BEST_START) - small("miou", "semantic only", grids.BEST_START))
     assert low < 0 < high
     for share in grids.FEW:
