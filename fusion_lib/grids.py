@@ -297,7 +297,7 @@ BEST_START = "discriminative"  # in `transfer_tuning`, single and fused
 FEW = (0.05, 0.25)  # shares of the photographs
 
 
-# Epochs of the experiment `rivals`: their product with what a whole step costs, loader included, is about the same.
+# Epochs of the experiment `rivals`, for about equal time by a rough timing of whole steps: to be checked before it is run.
 EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 8, "FPN": 11, "LRASPP": 12}
 
 

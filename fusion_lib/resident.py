@@ -1,8 +1,8 @@
 """A whole data set on the device: batches are cut, augmented and given their targets there, so that nothing waits.
 
 Meant for GPUs, where a loader on the CPU cannot keep up. What comes out is what `datasets`, `transforms.augmentation` and
-`targets.RegionTarget` give, with one exception: a region that a crop cuts in two stays one region when its rim's limit
-is computed.
+`targets.RegionTarget` give, with two exceptions: pictures are resized before they are cropped, so that a crop of a picture
+that was larger is less sharp; and a region that a crop cuts in two stays one region when its rim's limit is computed.
 """
 
 from __future__ import annotations

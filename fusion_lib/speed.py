@@ -206,8 +206,9 @@ def _endless(loader) -> Iterator[dict]:
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-def report(device: torch.device, steps: int = 10, size: tuple[int, int] = (240, 320), batch_size: int = 8) -> dict:
-    """Everything that is measured on a device, ready for JSON; see the lines that `lines` makes of it."""
+def report(device: torch.device, steps: int, batch_size: int) -> dict:
+    """Everything that is measured on a device for pictures of 240 x 320, ready for JSON; `lines` puts it in words."""
+    size = (240, 320)
     images = torch.rand(batch_size, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
     networks = [kind(recipes.TASKS).to(device, memory_format=torch.channels_last).train() for kind in (models.FusionModel, models.TwoNetworks)]
     precision = training.half_precision(device) if device.type == "cuda" else torch.float32
@@ -249,7 +250,7 @@ def main(arguments: list[str]) -> None:
     """Print this device's report; with --store, keep it."""
     device = training.choose_device()
     cuda = device.type == "cuda"
-    measured = report(device, *((50, (240, 320), 32) if cuda else (4,)))
+    measured = report(device, steps=50, batch_size=32) if cuda else report(device, steps=4, batch_size=8)
     name = torch.cuda.get_device_name() if cuda else f"{device.type.upper()}, {torch.get_num_threads()} threads"
     print("\n".join(lines(name, measured)))
     if "--store" in arguments:

@@ -32,8 +32,8 @@ def test_results_file_is_sound_and_of_this_version(name):
         assert row["commit"] and row["versions"] and row["device"] and row["minutes"] > 0 and row["memory_mib"] > 0
 
 
+# Declared, and not all of their runs made yet; an experiment that is complete has to leave.
 UNDER_WAY = {"rivals_tuning", "rivals", "full_resolution"}
-# declared, and not all of its runs made yet; an experiment that is complete has to leave
 
 
 @pytest.mark.parametrize("name", sorted(grids.EXPERIMENTS))

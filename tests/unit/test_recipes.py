@@ -12,8 +12,8 @@ from fusion_lib import metrics, recipes, training
 from fusion_lib.affinities import decode_affinities
 from fusion_lib.models import FusionModel, TwoNetworks
 from fusion_lib.recipes import AFFINITY_TASKS, TASKS, fit, loaders, tune_decoding
-from fusion_lib.resident import ResidentLoader
 from fusion_lib.regions import decode_regions, fuse, vote
+from fusion_lib.resident import ResidentLoader
 from fusion_lib.targets import region_target
 
 BOTH, SEMANTIC, REGION = TASKS, {"semantic": 8}, {"region": 3}

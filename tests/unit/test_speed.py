@@ -111,7 +111,7 @@ def test_report_is_kept_beside_those_of_other_devices(tmp_path, monkeypatch, cap
     rates = {"plain": 2.0, "no waiting": 3.0, "compiled": "left out: no compiler"}
     measured = {"torch": "2.9", "size": [240, 320], "batch": 8, "rates": rates, "data": {"loader on the CPU": 30.0}, "fused_over_two": 0.5,
                 "limits": {"operations": 1e11, "bytes": 2e10}, "needs": {"operations": 1e10, "bytes": 5e8}}  # fmt: skip
-    monkeypatch.setattr(speed, "report", lambda *arguments: measured)
+    monkeypatch.setattr(speed, "report", lambda device, steps, batch_size: measured)
     monkeypatch.setattr(speed, "STORED", tmp_path / "speed.json")
     (tmp_path / "speed.json").write_text('{"a GPU": 1}')
     speed.main([])
