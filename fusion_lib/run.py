@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fusion_lib import checkpoints, datasets, experiments, grids, plots, recipes
+from fusion_lib import checkpoints, datasets, experiments, grids, measures, plots, recipes
 from fusion_lib.scenes import write_sums
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +87,7 @@ def checkpoint_scenes() -> int:
     folder = ROOT / "data"
     for name, model_name in (("fused", grids.FUSED), ("attention", "attention"), ("gates", "gates")):
         declared = {"epochs": recipes.SCENES.epochs, "seed": 0, "model": model_name}
-        model, history = grids.train(declared, BUILD / "experiments" / experiments.fingerprint(grids.settings(declared)))
+        model, history = measures.train(declared, BUILD / "experiments" / experiments.fingerprint(measures.settings(declared)))
         decoding = recipes.tune_decoding(model, recipes.SCENES)
         shipped = model if model_name == grids.FUSED else model.half()
         checkpoints.save_checkpoint(shipped, folder / f"{name}_scenes.safetensors", decoding=decoding, minutes=round(_minutes(history), 2))
@@ -98,7 +98,7 @@ def checkpoint_scenes() -> int:
 def checkpoint_stanford_background() -> int:
     """Train the fused model on photographs as seed 0 of the experiment `photographs` does, and ship it in half precision."""
     declared = {"data": "photographs", "epochs": recipes.PHOTOGRAPHS_FUSED.epochs, "seed": 0, "beta": 2.0, "model": "own decoders"}
-    model, history = grids.train(declared, BUILD / "experiments" / experiments.fingerprint(grids.settings(declared)))
+    model, history = measures.train(declared, BUILD / "experiments" / experiments.fingerprint(measures.settings(declared)))
     facts = {"decoding": recipes.tune_decoding(model, recipes.PHOTOGRAPHS_FUSED), "size": recipes.PHOTOGRAPHS_FUSED.size}
     checkpoints.save_checkpoint(model.half(), ROOT / "data" / PHOTO_CHECKPOINT, **facts, minutes=round(_minutes(history), 2))
     write_sums(ROOT / "data")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusion_lib import checkpoints, datasets, experiments, grids, metrics, models, recipes, run, speed
+from fusion_lib import checkpoints, datasets, experiments, grids, measures, metrics, models, recipes, run, speed
 from fusion_lib.experiments import select
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,16 +46,16 @@ def test_tuned_learning_rates_are_the_best_of_equally_many_trials():
     rows = experiments.results("tuning")
     for model in grids.TRIED:
         trials = {row["learning_rate"]: row["val_score"] for row in select(rows, model=model)}
-        assert len(trials) == 3 and max(trials, key=trials.get) == grids.TUNED[model]
+        assert len(trials) == 3 and max(trials, key=trials.get) == measures.TUNED[model]
 
 
-@pytest.mark.parametrize("model, start", grids.TUNED_STARTS)
+@pytest.mark.parametrize("model, start", measures.TUNED_STARTS)
 def test_rate_of_a_start_is_the_best_of_four_and_neither_the_lowest_nor_the_highest(model, start):
     names = [name for name in ("transfer_tuning", "tasks_tuning", "rivals_tuning") if name in STORED]
     rows = [row for name in names for row in experiments.results(name) if (row["model"], row["start"]) == (model, start)]
     trials = {row["learning_rate"]: row["val_score"] for row in rows}
-    assert len(trials) == 4 and max(trials, key=trials.get) == grids.TUNED_STARTS[model, start]
-    assert min(trials) < grids.TUNED_STARTS[model, start] < max(trials)
+    assert len(trials) == 4 and max(trials, key=trials.get) == measures.TUNED_STARTS[model, start]
+    assert min(trials) < measures.TUNED_STARTS[model, start] < max(trials)
 
 
 def test_best_start_is_so_on_validation_pictures():
@@ -114,13 +114,13 @@ def test_shipped_model_for_photographs_is_the_run_of_seed_0():
 
 def test_shared_recipe_is_the_tuned_one():
     """Notebooks 03 to 05 and `make checkpoint` train with the learning rate that the trials chose."""
-    assert recipes.SCENES.learning_rate == grids.TUNED[grids.FUSED]
+    assert recipes.SCENES.learning_rate == measures.TUNED[grids.FUSED]
 
 
 def test_fused_recipe_for_photographs_is_that_of_the_experiment():
     """`make run DATASET=stanford_background` trains what notebook 06 reports."""
     run = {"data": "photographs", "epochs": 22, "beta": 2.0, "model": "own decoders"}
-    assert grids.recipe_of(run) == recipes.PHOTOGRAPHS_FUSED
+    assert measures.recipe_of(run) == recipes.PHOTOGRAPHS_FUSED
 
 
 def test_gains_in_the_readme():

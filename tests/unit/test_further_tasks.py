@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from examples import RECIPE, Blobs, Reads, one_hot, tiny_loaders, tiny_model, tiny_samples
-from fusion_lib import changes, checkpoints, grids, metrics, plots, recipes, training, weighting
+from fusion_lib import changes, checkpoints, measures, metrics, plots, recipes, training, weighting
 from fusion_lib.changes import Changed
 from fusion_lib.losses import FusionLoss, pixel_cross_entropy, target_key
 from fusion_lib.models import FusionModel, TwoNetworks
@@ -241,9 +241,9 @@ def test_has_regions(tasks, answer):
 
 
 def test_experiment_measures_further_tasks_too():
-    numbers = grids._numbers(FusionModel(FOUR, width=4), MORE)
+    numbers = measures._numbers(FusionModel(FOUR, width=4), MORE)
     assert {"miou", "covering", "miou_fused", "covering_fused", "miou_surfaces", "miou_parity"} <= set(numbers)
-    without = grids._numbers(FusionModel({"semantic": 8, "surfaces": 3}, width=4), MORE)
+    without = measures._numbers(FusionModel({"semantic": 8, "surfaces": 3}, width=4), MORE)
     assert {"miou", "miou_surfaces"} <= set(without) and not {"covering", "miou_fused"} & set(without)
 
 
