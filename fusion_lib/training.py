@@ -6,13 +6,8 @@ any moment goes on exactly as if nothing had happened.
 
 from __future__ import annotations
 
-import functools
-import io
 import math
 import random
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +20,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from fusion_lib import processes
-from fusion_lib.checkpoints import Run, write_whole
+from fusion_lib import guards, processes
+from fusion_lib.checkpoints import Run
 from fusion_lib.losses import FusionLoss, target_key
 from fusion_lib.models import parameter_groups
 from fusion_lib.scenes import SEMANTIC_VOID
@@ -60,31 +55,7 @@ def half_precision(device: torch.device) -> torch.dtype:
     return torch.float16 if lacks else torch.bfloat16
 
 
-# What CUDA says when a GPU that was there is gone: a hosted machine took it back, a driver or a card failed.
-LOST_GPU = ("unspecified launch failure", "unknown error", "no CUDA-capable device", "device(s) is/are busy or unavailable",
-            "GPU is lost", "uncorrectable ECC error", "system not yet initialized", "driver shutting down")  # fmt: skip
-
-
-def _explains_a_lost_gpu(function: Callable) -> Callable:
-    """Other errors of CUDA, such as a target out of range, stay as they are."""
-
-    @functools.wraps(function)
-    def explained(*arguments, **options):
-        try:
-            return function(*arguments, **options)
-        except RuntimeError as error:
-            if "CUDA error" not in str(error) or not any(words in str(error) for words in LOST_GPU):
-                raise
-            kept = "the run goes on from its last saved state" if options.get("folder") else "this run had no folder, and begins anew"
-            raise RuntimeError(
-                f"the GPU no longer answers ({str(error).splitlines()[0]}); restart the kernel and run the cells again: {kept}, "
-                "on the CPU if there is no GPU any more"
-            ) from error
-
-    return explained
-
-
-@_explains_a_lost_gpu
+@guards.explains_a_lost_gpu
 def train(
     model: nn.Module,
     loss: FusionLoss,
@@ -166,10 +137,10 @@ def train(
     run = Run(folder, settings, {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler})
     run.resume()
     last = epochs if stop_after is None else min(epochs, len(run.history) + stop_after)
-    _forget_peak_memory(device)
+    guards.forget_peak_memory(device)
     pieces, look_every = 1, 1 if device.type == "cpu" else 20  # to look at a GPU's losses is to wait for them
     bar = tqdm(total=last, initial=len(run.history), desc="epochs", **({"disable": True} if rank else {}))
-    with Interrupts() as interrupts:
+    with guards.Interrupts() as interrupts:
         while len(run.history) < last:
             epoch, began = len(run.history), time.perf_counter() - run.seconds
             seed_everything(1_000_003 * (seed + 1) + epoch + 10_007 * rank)
@@ -193,7 +164,7 @@ def train(
                 unseen.append(batch)
                 pause = interrupts.asked or (number + 1) % save_every == 0
                 if pause or len(unseen) == look_every or number + 1 == len(train_loader):
-                    _require_finite(run, unseen, f"epoch {epoch}")
+                    guards.require_finite(run, unseen, f"epoch {epoch}")
                     unseen = []
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
@@ -209,8 +180,8 @@ def train(
             entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]} | _means(run.losses, device)
             entry |= weighting.end_epoch() | validate(model, loss, val_loader, device)
             validated = {name: entry[f"val_{name}"] for name in run.losses[0]}
-            _name_not_finite(validated, f"the validation after epoch {epoch}")
-            entry |= {"seconds": time.perf_counter() - began, "memory_mib": _peak_memory(device)}
+            guards.name_not_finite(validated, f"the validation after epoch {epoch}")
+            entry |= {"seconds": time.perf_counter() - began, "memory_mib": guards.peak_memory(device)}
             run.finish_epoch(entry)
             bar.update()
             interrupts.end_if_asked(f"after epoch {epoch}")
@@ -268,35 +239,6 @@ def _in_pieces(forward, model, loss, batch, weighting, scale, mixed, pieces: int
         weighting.backward(parts, model, scale)
         sums = {name: sums.get(name, 0.0) + part.detach() for name, part in parts.items()}
     return sums
-
-
-class Interrupts:
-    """While this is entered, Ctrl-C (a notebook's "interrupt") asks for an end at the next good moment; a second ends now.
-
-    Of several processes each ends at once: they would be asked at different steps, and wait for each other's saving.
-    """
-
-    def __enter__(self) -> Interrupts:
-        self.asked = False
-        main = threading.current_thread() is threading.main_thread()  # only there signals can be handled
-        self.ours = main and processes.rank_and_count()[1] == 1
-        if self.ours:
-            self.before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.ours:
-            signal.signal(signal.SIGINT, self.before or signal.default_int_handler)
-
-    def _ask(self, *_) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def end_if_asked(self, when: str) -> None:
-        """Raise KeyboardInterrupt if it has been asked for; `when` says where the run stands."""
-        if self.asked:
-            raise KeyboardInterrupt(f"ended {when}, as asked; if it had a folder, the same call goes on from here")
 
 
 def compiled(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str]:
@@ -396,31 +338,6 @@ def _exact(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _forget_peak_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: the peak is then that of the whole process
-        pass
-
-
-def _peak_memory(device: torch.device) -> float:
-    """MiB: of the GPU's memory, or of the process (which holds Python and torch too)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    peak = status.read_text().partition("VmHWM:")[2].split() if status.exists() else []
-    if peak:  # Linux; what getrusage says there may be the parent process's
-        return int(peak[0]) / 2**10
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def _to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     batch = {key: value.as_subclass(torch.Tensor).to(device, non_blocking=True) for key, value in batch.items()}
     return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
@@ -431,30 +348,3 @@ def _means(losses: list[dict], device: torch.device) -> dict[str, float]:
     sums = torch.stack([sum(batch[name].to(device, _exact(device)) for batch in losses) for name in losses[0]])
     means = processes.add_up(sums) / (len(losses) * processes.rank_and_count()[1])
     return {f"train_{name}": mean for name, mean in zip(losses[0], means.tolist())}
-
-
-def _require_finite(run: Run, batches: list[dict], where: str) -> None:
-    """Look at the losses of the last batches. If one is not finite, keep that batch, and stop."""
-    first = len(run.losses) - len(batches)
-    for number, (parts, batch) in enumerate(zip(run.losses[first:], batches), first):
-        losses = {name: part.item() for name, part in parts.items()}
-        if all(map(math.isfinite, losses.values())):
-            continue
-        kept = ""
-        if run.folder is not None:
-            buffer = io.BytesIO()
-            torch.save({name: values.cpu() for name, values in batch.items()}, buffer)
-            write_whole(run.folder / "not_finite.pt", buffer.getvalue())
-            kept = " (kept as not_finite.pt)"
-        if run.best and len(batches) > 1:  # steps were taken since
-            run.parts["model"].load_state_dict(run.best)
-        _name_not_finite(losses, f"{where}, batch {number}", kept)
-
-
-def _name_not_finite(losses: dict[str, float], where: str, kept: str = "") -> None:
-    if not all(map(math.isfinite, losses.values())):
-        bad = [name for name, value in losses.items() if name != "total" and not math.isfinite(value)]
-        raise FloatingPointError(
-            f"the loss of task {' and '.join(bad) or 'total'} is not finite in {where}; "
-            f"lower the learning rate, or look at that batch's image and targets{kept}"
-        )

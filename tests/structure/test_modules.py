@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "fusion_lib"
 BELOW = ("machine", "files")  # what the flow stands on: the computer and its files
 FLOW = ("scenes", "datasets", "adapters", "transforms", "targets", "resident", "affinities", "backbones", "models", "losses",
-        "weighting", "processes", "checkpoints", "training", "regions", "metrics", "plots")  # fmt: skip
-ADVANCED = ("adapters", "resident", "affinities", "backbones", "processes")  # which the one-line flow leaves out
+        "weighting", "processes", "checkpoints", "guards", "training", "regions", "metrics", "plots")  # fmt: skip
+ADVANCED = ("adapters", "resident", "affinities", "backbones", "processes", "guards")  # which the one-line flow leaves out
 AROUND = ("rivals", "recipes", "changes", "experiments", "measures", "grids", "run", "speed", "bench", "hosted")  # what puts the stops to work
 ORDER = (*BELOW, *FLOW, *AROUND)
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

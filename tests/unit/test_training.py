@@ -24,7 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from examples import tiny_loaders, tiny_model, tiny_samples
-from fusion_lib import checkpoints, training, weighting
+from fusion_lib import checkpoints, guards, training, weighting
 from fusion_lib.losses import FusionLoss
 from fusion_lib.models import FusionModel, TwoNetworks
 from fusion_lib.checkpoints import load_checkpoint, save_checkpoint
@@ -229,17 +229,17 @@ def test_peak_memory_is_that_of_the_run_and_not_of_what_was_before():
     """In a process of its own: a large one may lose pages to the system in between."""
     code = """
 import numpy as np, torch
-from fusion_lib import training
+from fusion_lib import guards
 CPU = torch.device("cpu")
 block = np.ones(40_000_000)  # 305 MiB
-peaks = [training._peak_memory(CPU)]
+peaks = [guards.peak_memory(CPU)]
 del block
-training._forget_peak_memory(CPU)
-peaks.append(training._peak_memory(CPU))
+guards.forget_peak_memory(CPU)
+peaks.append(guards.peak_memory(CPU))
 block = np.ones(20_000_000)
-peaks.append(training._peak_memory(CPU))
+peaks.append(guards.peak_memory(CPU))
 del block
-print(*peaks, training._peak_memory(CPU))
+print(*peaks, guards.peak_memory(CPU))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     with_block, before, smaller, after = map(float, done.stdout.split())
@@ -251,7 +251,7 @@ print(*peaks, training._peak_memory(CPU))
 
 def test_train_forgets_the_peak_of_what_was_before(monkeypatch):
     devices = []
-    monkeypatch.setattr(training, "_forget_peak_memory", devices.append)
+    monkeypatch.setattr(guards, "forget_peak_memory", devices.append)
     run(epochs=2)
     assert devices == [CPU]
 
@@ -634,7 +634,7 @@ def test_interrupt_ends_after_the_step_and_the_run_goes_on_bit_identical(tmp_pat
 
 
 def test_second_interrupt_ends_at_once():
-    with pytest.raises(KeyboardInterrupt), training.Interrupts() as interrupts:
+    with pytest.raises(KeyboardInterrupt), guards.Interrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.asked
         os.kill(os.getpid(), signal.SIGINT)
@@ -644,7 +644,7 @@ def test_second_interrupt_ends_at_once():
 def test_of_several_processes_each_ends_at_once(monkeypatch):
     monkeypatch.setattr(training.processes, "rank_and_count", lambda: (0, 2))
     before = signal.getsignal(signal.SIGINT)
-    with training.Interrupts() as interrupts:
+    with guards.Interrupts() as interrupts:
         assert signal.getsignal(signal.SIGINT) is before and not interrupts.asked
 
 
@@ -976,7 +976,7 @@ def test_batch_that_broke_some_steps_ago_is_found_and_the_best_weights_come_back
     run_.losses = [good, good, good | {"total": torch.tensor(math.nan), "region": torch.tensor(math.nan)}, good]
     batches = [{"image": torch.full((1,), float(number))} for number in (1, 2, 3)]
     with pytest.raises(FloatingPointError, match=r"task region is not finite in epoch 4, batch 2; lower .*\(kept as not_finite.pt\)"):
-        training._require_finite(run_, batches, "epoch 4")
+        guards.require_finite(run_, batches, "epoch 4")
     assert torch.load(tmp_path / "not_finite.pt", weights_only=True)["image"].item() == 2
     assert_same_weights(model, tiny_model(2))
 
