@@ -90,7 +90,7 @@ EXPERIMENTS = {
     ),
     "rivals_tuning": Experiment(
         "Small photographs: learning rates for decoders of other libraries, tried out on validation pictures.",
-        _grid(**SMALL, seed=(0,), beta=(1.0,), start=(BEST_START,), learning_rate=RATES, model=rivals.DECODERS),
+        _grid(**SMALL, seed=(0,), beta=(1.0,), start=(BEST_START,), learning_rate=(*RATES, 8.1e-2), model=rivals.DECODERS),
         VALIDATION, settings, on_validation,
     ),
     "transfer": Experiment(

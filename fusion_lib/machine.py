@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 import torch
@@ -39,6 +42,13 @@ def accelerator(environment: Mapping[str, str] = os.environ) -> str:
         return "GPU: Apple MPS"
     name = host(environment)
     return f"CPU, threads: {torch.get_num_threads()}; no GPU found ({HOSTS[name][1] if name else ELSEWHERE})"
+
+
+def processor() -> str:
+    """The CPU's name as its maker gives it, where the system tells (Linux), else what Python knows of it."""
+    about = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", about.read_text(), re.MULTILINE) if about.exists() else None
+    return named.group(1).strip() if named else platform.processor() or platform.machine() or "CPU"
 
 
 def free_memory(environment: Mapping[str, str] = os.environ) -> int:

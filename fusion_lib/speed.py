@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from fusion_lib import datasets, models, recipes, targets, training
+from fusion_lib import datasets, machine, models, recipes, rivals, targets, training
 from fusion_lib.checkpoints import write_whole
 from fusion_lib.losses import FusionLoss
 from fusion_lib.resident import ResidentLoader
@@ -116,6 +117,24 @@ class _Traffic(TorchDispatchMode):
         written = changed if changed else result
         self.bytes += sum(tensor.nbytes for tensor in tree_leaves((read, written)) if isinstance(tensor, torch.Tensor))
         return result
+
+
+def beside_rivals(device: torch.device, batch_size: int) -> dict[str, float]:
+    """Pictures of 256 x 320 a second, forward and backward, in turns: our networks for photographs, {"semantic only", "own
+    decoders"}, and other libraries' decoders on the same encoder (`rivals.DECODERS`), which learn the semantic task alone.
+
+    Raises:
+        ModuleNotFoundError: the extra `rivals` is not installed.
+    """
+    names, design = {"semantic": recipes.TASKS["semantic"]}, recipes.PHOTOGRAPHS.model | {"pretrained": False}
+    networks = {"semantic only": models.FusionModel(names, **design)}
+    networks["own decoders"] = models.FusionModel(recipes.TASKS, **design, sharing="decoders")
+    networks |= {decoder: rivals.Rival(names, decoder, pretrained=False) for decoder in rivals.DECODERS}
+    networks = {name: network.to(device, memory_format=torch.channels_last).train() for name, network in networks.items()}
+    images = torch.rand(batch_size, 3, 256, 320, device=device).contiguous(memory_format=torch.channels_last)
+    precision = training.half_precision(device) if device.type == "cuda" else torch.float32
+    turns = [[training.time_step(network, images, precision, 3) for network in networks.values()] for _ in range(5)]
+    return {name: 1e3 * batch_size / statistics.median(times) for name, times in zip(networks, zip(*turns))}
 
 
 def profile(device: torch.device, size: tuple[int, int], batch_size: int, steps: int) -> dict[str, float]:
@@ -218,7 +237,7 @@ def report(device: torch.device, steps: int, batch_size: int) -> dict:
         "torch": torch.__version__, "size": list(size), "batch": batch_size, "rates": ladder(device, size, batch_size, steps),
         "data": {name: data_rate(loader, device, steps) for name, loader in paths},
         "fused_over_two": sorted(fused / two for fused, two in pairs)[1],
-        "limits": limits(device), "needs": needs(device, size, batch_size),
+        "limits": limits(device), "needs": needs(device, size, batch_size), "rivals": beside_rivals(device, batch_size),
     }  # fmt: skip
 
 
@@ -243,6 +262,9 @@ def lines(name: str, measured: dict) -> list[str]:
             f"{need / 1e9:.2f} {unit} a picture; the device does {limit / 1e9:.0f} {unit} a second, enough for "
             f"{limit / need:.0f} pictures; reached: {reached * need / limit:.0%}"
         )
+    text.append("decoders behind the same encoder, photographs of 256 x 320, forward and backward (own decoders: both tasks):")
+    for network, rate in measured["rivals"].items():
+        text.append(f"{network:20} {rate:8.1f} pictures a second, {rate / measured['rivals']['semantic only']:.2f} of semantic only")
     return text
 
 
@@ -251,7 +273,8 @@ def main(arguments: list[str]) -> None:
     device = training.choose_device()
     cuda = device.type == "cuda"
     measured = report(device, steps=50, batch_size=32) if cuda else report(device, steps=4, batch_size=8)
-    name = torch.cuda.get_device_name() if cuda else f"{device.type.upper()}, {torch.get_num_threads()} threads"
+    processor = f"{machine.processor()}, {torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name() if cuda else "Apple MPS" if device.type == "mps" else processor
     print("\n".join(lines(name, measured)))
     if "--store" in arguments:
         write_whole(STORED, (json.dumps({**stored(), name: measured}, indent=1) + "\n").encode())

@@ -141,3 +141,13 @@ def test_description_has_two_lines(gpus, ram):
     assert second == "12.0 GiB free: enough to train on batches of 32 pictures of 240 x 320 pixels"
     gpus(1, free=GIB)
     assert machine.describe({}).endswith("\n1.0 GiB free: enough to train on batches of 8 pictures of 120 x 160 pixels")
+
+
+def test_processor_is_named_as_the_system_names_it(tmp_path, monkeypatch):
+    about = tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "Path", lambda path: about)
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    monkeypatch.setattr(machine.platform, "machine", lambda: "arm64")
+    assert machine.processor() == "arm64"
+    about.write_text("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nprocessor\t: 1\nmodel name\t: Some CPU @ 3 GHz\n")
+    assert machine.processor() == "Some CPU @ 3 GHz"

@@ -110,7 +110,8 @@ def test_needs_of_a_picture_grow_with_its_pixels():
 def test_report_is_kept_beside_those_of_other_devices(tmp_path, monkeypatch, capsys):
     rates = {"plain": 2.0, "no waiting": 3.0, "compiled": "left out: no compiler"}
     measured = {"torch": "2.9", "size": [240, 320], "batch": 8, "rates": rates, "data": {"loader on the CPU": 30.0}, "fused_over_two": 0.5,
-                "limits": {"operations": 1e11, "bytes": 2e10}, "needs": {"operations": 1e10, "bytes": 5e8}}  # fmt: skip
+                "limits": {"operations": 1e11, "bytes": 2e10}, "needs": {"operations": 1e10, "bytes": 5e8},
+                "rivals": {"semantic only": 5.0, "LRASPP": 6.0}}  # fmt: skip
     monkeypatch.setattr(speed, "report", lambda device, steps, batch_size: measured)
     monkeypatch.setattr(speed, "STORED", tmp_path / "speed.json")
     (tmp_path / "speed.json").write_text('{"a GPU": 1}')
@@ -123,3 +124,19 @@ def test_report_is_kept_beside_those_of_other_devices(tmp_path, monkeypatch, cap
     assert "no waiting                3.0 pictures a second, 1.50 of plain" in said and "compiled             left out: no compiler" in said
     assert "10.00 G operations a picture; the device does 100 G operations a second, enough for 10 pictures; reached: 30%" in said
     assert "0.50 GB a picture; the device does 20 GB a second, enough for 40 pictures; reached: 8%" in said
+    assert "LRASPP                    6.0 pictures a second, 1.20 of semantic only" in said
+
+
+def test_rivals_are_timed_in_turns_with_our_networks(monkeypatch):
+    """Five turns; the rate is that of the median time, 2 pictures in 1, 2, ... 5 seconds for the first to the last network."""
+    seen = []
+
+    def time_step(network, images, precision, repeats):
+        seen.append(tuple(images.shape))
+        place, turn = (len(seen) - 1) % 5, (len(seen) - 1) // 5
+        return 1e3 * (place + 1) * (100 if turn in (0, 3) else 1)  # two turns are disturbed
+
+    monkeypatch.setattr(training, "time_step", time_step)
+    rates = speed.beside_rivals(CPU, 2)
+    assert rates == pytest.approx({"semantic only": 2.0, "own decoders": 1.0, "Unet": 2 / 3, "FPN": 0.5, "LRASPP": 0.4})
+    assert seen == [(2, 3, 256, 320)] * 25
