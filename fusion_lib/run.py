@@ -198,7 +198,8 @@ def execute(notebook, name: str, folder: Path) -> None:
 
     os.environ["TQDM_DISABLE"] = "1"  # the kernel inherits it: no progress bars among the stored outputs
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(folder)}})
+        notebook, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(folder)}}, coalesce_streams=True)
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tqdm(total=cells, desc=name, unit="cell", disable=False) as bar:
         client.on_cell_executed = lambda **_: bar.update()

@@ -49,19 +49,20 @@ def ladder(
     after every step. All switches before it stay on. The model is the default fused model; pictures are scenes, resized.
 
     Args:
-        steps: timed steps, after two to warm up.
+        steps: timed steps, after two to warm up, in each of three turns; the median turn counts.
         compile: try the last switch too, which takes up to a minute on a CPU.
     """
-    rates: dict[str, float | str] = {}
+    steps_of: dict[str, Callable] = {}
+    rates: dict[str, float | str] = {}  # for now why a switch is left out, "" if it is not
     for count in range(len(SWITCHES) + 1):
         on = SWITCHES[:count]
         name = on[-1] if on else "plain"
-        if name == "compiled" and not compile:
-            rates[name] = "left out, compiling takes longer than these steps"
-            continue
-        step, note = _step(device, on, size, batch_size)
-        rates[name] = note or _pictures_a_second(step, device, batch_size, steps)
-    return rates
+        rates[name] = "left out, compiling takes longer than these steps"
+        if name != "compiled" or compile:
+            steps_of[name], rates[name] = _step(device, on, size, batch_size)
+    running = {name: step for name, step in steps_of.items() if not rates[name]}
+    turns = [{name: _pictures_a_second(step, device, batch_size, steps) for name, step in running.items()} for _ in range(3)]
+    return rates | {name: statistics.median(turn[name] for turn in turns) for name in running}
 
 
 def limits(device: torch.device) -> dict[str, float]:
@@ -235,7 +236,7 @@ def report(device: torch.device, steps: int, batch_size: int) -> dict:
     paths = zip(("loader on the CPU", "data on the device"), loaders(device, size, batch_size))
     return {
         "torch": torch.__version__, "size": list(size), "batch": batch_size, "rates": ladder(device, size, batch_size, steps),
-        "data": {name: data_rate(loader, device, steps) for name, loader in paths},
+        "data": {name: data_rate(loader, device, max(steps, 10)) for name, loader in paths},
         "fused_over_two": sorted(fused / two for fused, two in pairs)[1],
         "limits": limits(device), "needs": needs(device, size, batch_size), "rivals": beside_rivals(device, batch_size),
     }  # fmt: skip
@@ -272,7 +273,7 @@ def main(arguments: list[str]) -> None:
     """Print this device's report; with --store, keep it."""
     device = training.choose_device()
     cuda = device.type == "cuda"
-    measured = report(device, steps=50, batch_size=32) if cuda else report(device, steps=4, batch_size=8)
+    measured = report(device, steps=50, batch_size=32) if cuda else report(device, steps=3, batch_size=8)
     processor = f"{machine.processor()}, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name() if cuda else "Apple MPS" if device.type == "mps" else processor
     print("\n".join(lines(name, measured)))

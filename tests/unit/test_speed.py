@@ -18,6 +18,21 @@ def test_every_switch_can_be_timed():
     assert all(rates[name] > 0 for name in list(rates)[:-1]) and rates["compiled"].startswith("left out")
 
 
+def test_rates_are_those_of_the_median_turn(monkeypatch):
+    """Six networks a turn; the second turn is disturbed, in the third all are a little faster."""
+    seen = []
+
+    def rate(step, device, batch_size, steps):
+        seen.append(step)
+        return (10.0, 1.0, 11.0)[(len(seen) - 1) // 6] + (len(seen) - 1) % 6
+
+    monkeypatch.setattr(speed, "_pictures_a_second", rate)
+    monkeypatch.setattr(speed, "_step", lambda device, on, size, batch_size: (on, ""))
+    rates = speed.ladder(CPU, compile=False)
+    assert [rates[name] for name in ("plain", *speed.SWITCHES[:-1])] == [10, 11, 12, 13, 14, 15]
+    assert seen == 3 * [speed.SWITCHES[:count] for count in range(6)]
+
+
 def broken(model):
     def fail(images):
         raise RuntimeError("no compiler\nat all")
