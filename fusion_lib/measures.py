@@ -54,6 +54,7 @@ TUNED_STARTS = {
     ("semantic only", "scratch"): 9e-3, ("semantic only", "frozen"): 3e-3, ("semantic only", "partly frozen"): 3e-3,
     ("semantic only", "discriminative"): 9e-3, ("semantic only", "full"): 1e-3,
     ("region only", "discriminative"): 9e-3, ("surfaces only", "discriminative"): 9e-3, ("three tasks", "discriminative"): 9e-3,
+    ("Unet", "discriminative"): 9e-3, ("FPN", "discriminative"): 2.7e-2, ("LRASPP", "discriminative"): 2.7e-2,
 }  # fmt: skip
 SHORT_EPOCH = {"train": 64, "val": 16}  # pictures of an epoch that is timed; the photographs are 572 and 143
 
