@@ -104,6 +104,12 @@ EXPERIMENTS = {
         _single_and_fused((0, 1, 2), pictures=FEW, start=("frozen", BEST_START)),
         FEW_TEST, settings, on_few_test,
     ),
+    "folds": Experiment(
+        "Small photographs, folds 1 to 4: two starts, single and fused. `transfer` has fold 0.",
+        sum((tuple({**run, "fold": fold} for run in _single_and_fused((0,), start=("scratch", BEST_START))
+                   + _grid(**SMALL, seed=(0,), beta=(1.0,), start=(BEST_START,), model=("region only",))) for fold in range(1, 5)), ()),
+        FEW_TEST, settings, on_few_test,
+    ),
     "surfaces": Experiment(
         "Small photographs, fold 0: the surfaces as a third task, and alone. `transfer` has the two tasks.",
         sum((_grid(**SMALL, seed=(seed,), beta=(1.0,), start=(BEST_START,), model=("surfaces only",))
