@@ -49,7 +49,7 @@ LOW_RATES = (3e-4, 1e-3, 3e-3, 9e-3)
 BEST_START = "discriminative"  # in `transfer_tuning`, single and fused
 FEW = (0.05, 0.25)  # shares of the photographs
 # Epochs of the experiment `rivals`, which take equally long on one thread of a CPU: "time_ratio" in its rows.
-EQUALLY_LONG = {"semantic only": 10, "own decoders": 7, "Unet": 8, "FPN": 12, "LRASPP": 13}
+EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 9, "FPN": 12, "LRASPP": 14}
 
 
 def _single_and_fused(seed: tuple[int, ...], **which) -> tuple[dict, ...]:
