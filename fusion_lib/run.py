@@ -178,7 +178,7 @@ def results_table(name: str, **which) -> str:
     Where rows differ in their epochs, so do the lines.
     """
     rows = experiments.select(experiments.results(name), **which)
-    columns = {shown: column for shown, column in TABLE.items() if any(row[column] is not None for row in rows)}
+    columns = {shown: column for shown, column in TABLE.items() if any(row.get(column) is not None for row in rows)}
     lines = [f"| | runs | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     lengths = {row["epochs"] for row in rows}
     for model, epochs in dict.fromkeys((row["model"], row["epochs"]) for row in rows):
