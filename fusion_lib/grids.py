@@ -47,7 +47,7 @@ FEW_TEST = ("miou", "pixel_accuracy", "covering", "miou_fused", "miou_surfaces")
 RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)  # tried out; where the encoder learns at the full rate, lower ones
 LOW_RATES = (3e-4, 1e-3, 3e-3, 9e-3)
 BEST_START = "discriminative"  # in `transfer_tuning`, single and fused
-FEW = (0.05, 0.25)  # shares of the photographs
+FEW = (0.05, 0.1, 0.25, 0.5)  # shares of the photographs
 # Epochs of the experiment `rivals`, which take equally long on one thread of a CPU: "time_ratio" in its rows.
 EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 9, "FPN": 12, "LRASPP": 14}
 

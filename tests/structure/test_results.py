@@ -171,7 +171,7 @@ def test_from_imagenet_fusion_adds_little_to_the_names():
     for share in grids.FEW:
         for start in ("frozen", grids.BEST_START):
             gains = small("miou", "own decoders", start, pictures=share) - small("miou", "semantic only", start, pictures=share)
-            assert len(gains) == 3 and abs(gains).max() < 0.015
+            assert len(gains) == 3 and abs(gains).max() < (0.02 if start == "frozen" else 0.015)
 
 
 def test_beside_other_decoders_in_equal_time():
