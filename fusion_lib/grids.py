@@ -100,8 +100,9 @@ EXPERIMENTS = {
         (*FEW_TEST, "moved", "put_back"), settings, after_transfer,
     ),
     "few_photographs": Experiment(
-        "Small photographs, fold 0, a share of them: two starts, single and fused. `transfer` has all of them.",
-        _single_and_fused((0, 1, 2), pictures=FEW, start=("frozen", BEST_START)),
+        "Small photographs, fold 0, a share of them: four starts, single and fused. `transfer` has all of them.",
+        _single_and_fused((0, 1, 2), pictures=FEW, start=("frozen", BEST_START))
+        + _single_and_fused((0, 1, 2), pictures=(FEW[0], FEW[2]), start=("partly frozen", "full")),
         FEW_TEST, settings, on_few_test,
     ),
     "folds": Experiment(
