@@ -57,8 +57,9 @@ def ladder(
     for count in range(len(SWITCHES) + 1):
         on = SWITCHES[:count]
         name = on[-1] if on else "plain"
-        rates[name] = "left out, compiling takes longer than these steps"
-        if name != "compiled" or compile:
+        if name == "compiled" and not compile:
+            rates[name] = "left out, compiling takes longer than these steps"
+        else:
             steps_of[name], rates[name] = _step(device, on, size, batch_size)
     running = {name: step for name, step in steps_of.items() if not rates[name]}
     turns = [{name: _pictures_a_second(step, device, batch_size, steps) for name, step in running.items()} for _ in range(3)]
@@ -120,7 +121,7 @@ class _Traffic(TorchDispatchMode):
         return result
 
 
-def beside_rivals(device: torch.device, batch_size: int) -> dict[str, float]:
+def decoder_rates(device: torch.device, batch_size: int) -> dict[str, float]:
     """Pictures of 256 x 320 a second, forward and backward, in turns: our networks for photographs, {"semantic only", "own
     decoders"}, and other libraries' decoders on the same encoder (`rivals.DECODERS`), which learn the semantic task alone.
 
@@ -238,7 +239,7 @@ def report(device: torch.device, steps: int, batch_size: int) -> dict:
         "torch": torch.__version__, "size": list(size), "batch": batch_size, "rates": ladder(device, size, batch_size, steps),
         "data": {name: data_rate(loader, device, max(steps, 10)) for name, loader in paths},
         "fused_over_two": sorted(fused / two for fused, two in pairs)[1],
-        "limits": limits(device), "needs": needs(device, size, batch_size), "rivals": beside_rivals(device, batch_size),
+        "limits": limits(device), "needs": needs(device, size, batch_size), "rivals": decoder_rates(device, batch_size),
     }  # fmt: skip
 
 

@@ -152,6 +152,6 @@ def test_rivals_are_timed_in_turns_with_our_networks(monkeypatch):
         return 1e3 * (place + 1) * (100 if turn in (0, 3) else 1)  # two turns are disturbed
 
     monkeypatch.setattr(training, "time_step", time_step)
-    rates = speed.beside_rivals(CPU, 2)
+    rates = speed.decoder_rates(CPU, 2)
     assert rates == pytest.approx({"semantic only": 2.0, "own decoders": 1.0, "Unet": 2 / 3, "FPN": 0.5, "LRASPP": 0.4})
     assert seen == [(2, 3, 256, 320)] * 25
