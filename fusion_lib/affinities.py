@@ -1,7 +1,9 @@
-"""The advanced region head: which pixels belong together, learned for pairs of pixels; regions by mutex watershed.
+"""The advanced region head: which pixels belong together, learned for pairs of pixels; regions by
+mutex watershed.
 
-A region id is arbitrary, but whether two pixels share one is not. Pairs that lie near each other find the borders;
-pairs that lie far apart see past a gap in a border, and so keep apart what a leak would join.
+A region id is arbitrary, but whether two pixels share one is not. Pairs that lie near each other
+find the borders; pairs that lie far apart see past a gap in a border, and so keep apart what a leak
+would join.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ from torch.nn import functional as F
 from fusion_lib.scenes import REGION_VOID, connected_regions
 from fusion_lib.targets import TARGET_VOID, _checked_region_map
 
-# (pixels down, pixels to the right), for pictures of 64 x 64: a third of what suits 240 x 320 (9 and 27 for 3 and 9).
-# The first two are the 4-neighbours, at any size. 3 pixels reach across the blur of a border, 9 past a gap in it; three
-# of four things are wider than that, so that such a pair seldom spans a whole thing.
+# (pixels down, pixels to the right), for pictures of 64 x 64: a third of what suits 240 x 320 (9
+# and 27 for 3 and 9). The first two are the 4-neighbours, at any size. 3 pixels reach across the
+# blur of a border, 9 past a gap in it; three of four things are wider than that, so that such a
+# pair seldom spans a whole thing.
 OFFSETS = ((1, 0), (0, 1), (3, 0), (0, 3), (3, 3), (3, -3), (9, 0), (0, 9))
 
 
 def affinity_target(region: np.ndarray, offsets=OFFSETS) -> np.ndarray:
     """1 where a pixel and the one an offset away have the same region id, 0 where not; void 255.
 
-    a_k(x) = 1[R(x) = R(x + o_k)], void where either pixel is void or x + o_k lies outside the picture.
+    a_k(x) = 1[R(x) = R(x + o_k)], void where either pixel is void or x + o_k lies outside the
+    picture.
 
     Args:
         region: (H, W) integer region map, void -1.
@@ -45,7 +49,8 @@ def affinity_target(region: np.ndarray, offsets=OFFSETS) -> np.ndarray:
 
 
 class AffinityTarget:
-    """The last step of a transform, as `targets.RegionTarget`: adds "affinity_target", (K, H, W), to a sample."""
+    """The last step of a transform, as `targets.RegionTarget`: adds "affinity_target", (K, H, W),
+    to a sample."""
 
     def __init__(self, offsets=OFFSETS):
         self.offsets = offsets
@@ -55,30 +60,39 @@ class AffinityTarget:
         return {**sample, "affinity_target": torch.from_numpy(target)}
 
 
-def affinity_cross_entropy(logits: Tensor, target: Tensor, normaliser: Tensor | None = None) -> Tensor:
+def affinity_cross_entropy(
+    logits: Tensor, target: Tensor, normaliser: Tensor | None = None
+) -> Tensor:
     """Mean binary cross entropy over the entries that are not void.
 
-    -(1/|V|) sum_{(k, x) in V} a log p + (1 - a) log(1 - p), with p the sigmoid of the logit and a the affinity of
-    pixel x in channel k. If V is empty the loss is 0 and its gradient is 0.
+    -(1/|V|) sum_{(k, x) in V} a log p + (1 - a) log(1 - p), with p the sigmoid of the logit and a
+    the affinity of pixel x in channel k. If V is empty the loss is 0 and its gradient is 0.
 
     Shape:
         logits: (N, K, H, W) float.
         target: (N, K, H, W) int64, 0 or 1, void 255.
-        normaliser: () number, optional; what to divide the sum by in place of |V|, if these are part of a larger batch.
+        normaliser: () number, optional; what to divide the sum by in place of |V|, if these are
+            part of a larger batch.
         returns: () float.
 
     Raises:
-        ValueError: the shapes differ, or (looked for on a CPU only) a target is neither 0, 1 nor void.
+        ValueError: the shapes differ, or (looked for on a CPU only) a target is neither 0, 1 nor
+            void.
     """
     if logits.shape != target.shape:
         raise ValueError(
-            f"logits has shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected (N, K, H, W) for both"
+            f"logits has shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected (N,"
+            " K, H, W) for both"
         )
     same, valid = target == 1, target != TARGET_VOID
     if target.device.type == "cpu" and not (same | (target == 0) | ~valid).all():
         found = target[valid]
-        raise ValueError(f"target holds {found.min()}..{found.max()}; expected 0, 1 or void {TARGET_VOID}")
-    losses = F.binary_cross_entropy_with_logits(logits.float(), same.float(), valid.float(), reduction="sum")
+        raise ValueError(
+            f"target holds {found.min()}..{found.max()}; expected 0, 1 or void {TARGET_VOID}"
+        )
+    losses = F.binary_cross_entropy_with_logits(
+        logits.float(), same.float(), valid.float(), reduction="sum"
+    )
     return losses / (valid.sum() if normaliser is None else normaliser).clamp(min=1)
 
 
@@ -90,20 +104,25 @@ def decode_affinities(
     edge_weight: float = 0.0,
     offsets=OFFSETS,
 ) -> np.ndarray:
-    """Turn affinities into a region map by mutex watershed (Wolf et al. 2018, algorithm 1; package mwatershed).
+    """Turn affinities into a region map by mutex watershed (Wolf et al. 2018, algorithm 1; package
+    mwatershed).
 
-    4-neighbours attract with weight p, other pairs repel with weight 1 - p - bias, where that is positive. Pairs are
-    visited by falling weight. One that attracts joins the regions of its two pixels, unless they must stay apart; one
-    that repels decides that they must, unless they are joined. At last regions of few pixels, mostly slivers along
-    borders, give way to their neighbours: the others grow by watershed over 1 - p of the 4-neighbours.
+    4-neighbours attract with weight p, other pairs repel with weight 1 - p - bias, where that is
+    positive. Pairs are visited by falling weight. One that attracts joins the regions of its two
+    pixels, unless they must stay apart; one that repels decides that they must, unless they are
+    joined. At last regions of few pixels, mostly slivers along
+    borders, give way to their neighbours: the others grow by watershed over 1 - p of the
+    4-neighbours.
 
-    Pixels of two classes are of two regions. With the semantic probabilities q, p_k(x) is first multiplied by
-    (sum_c q_x[c] q_{x + o_k}[c])^w.
+    Pixels of two classes are of two regions. With the semantic probabilities q, p_k(x) is first
+    multiplied by (sum_c q_x[c] q_{x + o_k}[c])^w.
 
     Args:
-        probabilities: (K, H, W) float, sigmoid of the logits. Entries that reach out of the picture are not used.
+        probabilities: (K, H, W) float, sigmoid of the logits. Entries that reach out of the picture
+            are not used.
         bias: above 0 gives fewer regions, below 0 more.
-        smallest: pixels that a region has at least, where there is a region of that size; 1 keeps all.
+        smallest: pixels that a region has at least, where there is a region of that size; 1 keeps
+            all.
         semantic: (C, H, W) float, softmax of the semantic logits; None leaves them out.
         edge_weight: w, how much the classes count.
         offsets: the K pairs of the target, see `affinity_target`.
@@ -112,29 +131,39 @@ def decode_affinities(
         (H, W) int64, ids 0..R-1 of 4-connected regions, no void.
 
     Raises:
-        ValueError: probabilities has another shape or holds what is no probability, or semantic has another size.
+        ValueError: probabilities has another shape or holds what is no probability, or semantic has
+            another size.
         ModuleNotFoundError: mwatershed is not installed.
     """
     probabilities = np.array(probabilities, np.float64)
     size = probabilities.shape[1:]
     if probabilities.ndim != 3 or len(probabilities) != len(offsets):
-        raise ValueError(f"probabilities has shape {probabilities.shape}; expected ({len(offsets)}, H, W)")
+        raise ValueError(
+            f"probabilities has shape {probabilities.shape}; expected ({len(offsets)}, H, W)"
+        )
     if not ((probabilities >= 0) & (probabilities <= 1)).all():
         found = f"{probabilities.min()}..{probabilities.max()}"
         raise ValueError(f"probabilities holds {found}; expected numbers in [0, 1]")
     if semantic is not None and edge_weight:
         if semantic.ndim != 3 or semantic.shape[1:] != size:
-            raise ValueError(f"semantic has shape {semantic.shape} for a picture of {size}; expected (C, H, W)")
+            raise ValueError(
+                f"semantic has shape {semantic.shape} for a picture of {size}; expected (C, H, W)"
+            )
         for channel, offset in zip(probabilities, offsets):
             here, there = _pairs(size, offset)
-            channel[here] *= (semantic[(slice(None), *here)] * semantic[(slice(None), *there)]).sum(0) ** edge_weight
+            channel[here] *= (semantic[(slice(None), *here)] * semantic[(slice(None), *there)]).sum(
+                0
+            ) ** edge_weight
     region = _mutex_watershed(probabilities, bias, offsets)
     large = np.bincount(region.ravel())[region] >= smallest
     return _grow(np.where(large, region + 1, 0), probabilities, offsets) if large.any() else region
 
 
-def _pairs(size: tuple[int, int], offset: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of all pixels x for which x + offset lies in the picture too, and of these x + offset."""
+def _pairs(
+    size: tuple[int, int], offset: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of all pixels x for which x + offset lies in the picture too, and of these x +
+    offset."""
     here = tuple(slice(max(-o, 0), max(side - o, 0)) for o, side in zip(offset, size))
     there = tuple(slice(max(o, 0), max(side + o, 0)) for o, side in zip(offset, size))
     return here, there
@@ -151,8 +180,12 @@ def _mutex_watershed(probabilities: np.ndarray, bias: float, offsets) -> np.ndar
     fits = (lengths < size).all(1)  # the package wants no offset that reaches out everywhere
     if not fits.any():
         return np.zeros(size, np.int64)  # a single pixel
-    attract = np.maximum(probabilities, 1e-9)  # not 0: all pixels that nothing attracts would get one id
-    weights = np.where(lengths.sum(1)[:, None, None] == 1, attract, -np.maximum(1 - probabilities - bias, 0))
+    attract = np.maximum(
+        probabilities, 1e-9
+    )  # not 0: all pixels that nothing attracts would get one id
+    weights = np.where(
+        lengths.sum(1)[:, None, None] == 1, attract, -np.maximum(1 - probabilities - bias, 0)
+    )
     ids = mwatershed.agglom(weights[fits], np.asarray(offsets)[fits].tolist())
     return connected_regions(ids.astype(np.int64))
 

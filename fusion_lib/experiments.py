@@ -1,9 +1,12 @@
-"""Named experiments whose every number can be made again: declared runs, one row a run in data/results/NAME.csv.
+"""Named experiments whose every number can be made again: declared runs, one row a run in
+data/results/NAME.csv.
 
     python -m fusion_lib.experiments --list
-    python -m fusion_lib.experiments NAME      # runs what is missing; interrupt and call again as you like
+    python -m fusion_lib.experiments NAME      # runs what is missing; interrupt and call again as
+    you like
 
-A file grows by whole rows: it is written beside and swapped in, so that a kill leaves the old or the new one. Rows that
+A file grows by whole rows: it is written beside and swapped in, so that a kill leaves the old or
+the new one. Rows that
 are there are not run again. Long runs go on from their last epoch.
 """
 
@@ -27,13 +30,22 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from fusion_lib.datasets import data_folder
 from fusion_lib.checkpoints import write_whole
+from fusion_lib.datasets import data_folder
 
 COST = ("minutes", "memory_mib")
 PROVENANCE = ("commit", "versions", "device", *COST, "settings")
-PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "torchjd", "mwatershed", "efficientnet-lite-pytorch",
-            "segmentation-models-pytorch")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "torchjd",
+    "mwatershed",
+    "efficientnet-lite-pytorch",
+    "segmentation-models-pytorch",
+)
 ROOT = Path(__file__).parent.parent
 
 
@@ -45,8 +57,10 @@ class Experiment:
         about: one sentence.
         runs: one dict a run; all have the same keys, which together tell the runs apart.
         measured: names of the numbers that `measure` returns; it may leave some out.
-        settings: run -> everything that decides its result, as JSON can hold it; a stored row made with others is refused.
-        measure: run, folder for what it must not lose -> {measured name: number, "minutes": ..., "memory_mib": ...}.
+        settings: run -> everything that decides its result, as JSON can hold it; a stored row made
+            with others is refused.
+        measure: run, folder for what it must not lose -> {measured name: number, "minutes": ...,
+            "memory_mib": ...}.
     """
 
     about: str
@@ -57,7 +71,8 @@ class Experiment:
 
     @property
     def columns(self) -> list[str]:
-        """Header of the results file: what tells runs apart, what is measured, and how it came about."""
+        """Header of the results file: what tells runs apart, what is measured, and how it came
+        about."""
         return [*self.runs[0], *self.measured, *PROVENANCE]
 
 
@@ -65,15 +80,17 @@ class Table:
     """The results file of an experiment: which runs are done, and what is wrong with it.
 
     Raises:
-        ValueError: the file has other columns, or a declared run was made with other settings; says what changed.
-            Or two declared runs would have the same cells.
+        ValueError: the file has other columns, or a declared run was made with other settings; says
+            what changed. Or two declared runs would have the same cells.
     """
 
     def __init__(self, experiment: Experiment, path: Path):
         self.experiment, self.path = experiment, Path(path)
         self.declared = {self.key(run): run for run in experiment.runs}
         if len(self.declared) < len(experiment.runs):
-            raise ValueError(f"{self.path.stem} declares two runs that look the same in five digits")
+            raise ValueError(
+                f"{self.path.stem} declares two runs that look the same in five digits"
+            )
         self.content = b""  # of the file; its rows are kept as they are
         self.rows: dict[tuple, dict] = {}  # run's key -> its row
         self.problems: list[str] = []
@@ -93,12 +110,21 @@ class Table:
         """Add a row and write the whole file anew, beside and then in its place.
 
         Raises:
-            ValueError: numbers holds what is not declared, or what is no number; nothing was written.
+            ValueError: numbers holds what is not declared, or what is no number; nothing was
+                written.
         """
         unknown = set(numbers) - {*self.experiment.measured, *COST}
         if unknown:
-            raise ValueError(f"numbers holds {sorted(unknown)}, which the experiment does not declare as measured")
-        values = {**run, **numbers, **_provenance(), "settings": _json(self.experiment.settings(run))}
+            raise ValueError(
+                f"numbers holds {sorted(unknown)}, which the experiment does not declare as"
+                " measured"
+            )
+        values = {
+            **run,
+            **numbers,
+            **_provenance(),
+            "settings": _json(self.experiment.settings(run)),
+        }
         row = {column: _text(values.get(column)) for column in self.experiment.columns}
         try:
             stored = self._numbers(row)
@@ -121,10 +147,14 @@ class Table:
         first, *lines = self.content.decode(errors="surrogateescape").removesuffix("\n").split("\n")
         header = _cells(first)
         if header != self.experiment.columns:
-            gone, new = set(header) - set(self.experiment.columns), set(self.experiment.columns) - set(header)
+            gone, new = (
+                set(header) - set(self.experiment.columns),
+                set(self.experiment.columns) - set(header),
+            )
             raise ValueError(
-                f"{self.path.name} is from another version of the experiment: columns {sorted(gone)} are no longer "
-                f"declared, {sorted(new)} are new (or the order differs); move the file away and run again"
+                f"{self.path.name} is from another version of the experiment: columns"
+                f" {sorted(gone)} are no longer declared, {sorted(new)} are new (or the order"
+                " differs); move the file away and run again"
             )
         for number, line in enumerate(lines, 2):
             problem = self._take(_cells(line), number)
@@ -149,7 +179,10 @@ class Table:
             return "the same run as an earlier line"
         now = json.loads(_json(self.experiment.settings(self.declared[key])))
         if settings != now:
-            pairs = {k: (settings.get(k, "not there"), now.get(k, "not there")) for k in sorted({*settings, *now})}
+            pairs = {
+                k: (settings.get(k, "not there"), now.get(k, "not there"))
+                for k in sorted({*settings, *now})
+            }
             changed = {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}
             raise ValueError(
                 f"{self.path.name}, line {number}, is from another version of the experiment; "
@@ -175,7 +208,9 @@ def run(experiment: Experiment, path: Path, scratch: Path) -> None:
     try:
         lock = FileLock(path.with_suffix(".lock")).acquire(timeout=0)
     except Timeout:
-        raise RuntimeError(f"another runner is at work on {path.name}; wait until it ends, or stop it") from None
+        raise RuntimeError(
+            f"another runner is at work on {path.name}; wait until it ends, or stop it"
+        ) from None
     with lock:
         table = Table(experiment, path)
         for problem in table.problems:
@@ -186,7 +221,12 @@ def run(experiment: Experiment, path: Path, scratch: Path) -> None:
         with tqdm(total=count, initial=count - len(todo), desc=path.stem, unit="run") as bar:
             for declared in todo:
                 bar.set_postfix_str(" ".join(map(str, declared.values())))
-                table.append(declared, experiment.measure(declared, scratch / fingerprint(experiment.settings(declared))))
+                table.append(
+                    declared,
+                    experiment.measure(
+                        declared, scratch / fingerprint(experiment.settings(declared))
+                    ),
+                )
                 bar.update()
 
 
@@ -196,7 +236,8 @@ def fingerprint(settings: dict) -> str:
 
 
 def results(name: str) -> list[dict]:
-    """The stored rows of a declared experiment, numbers as float (None where not measured), in the declared order.
+    """The stored rows of a declared experiment, numbers as float (None where not measured), in the
+    declared order.
 
     Rows that cannot be used are left out, with a warning that names their lines.
 
@@ -207,7 +248,10 @@ def results(name: str) -> list[dict]:
     experiment = _named(name)
     path = data_folder() / "results" / f"{name}.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"name is {name!r}, which has no results yet; call: python -m fusion_lib.experiments {name}")
+        raise FileNotFoundError(
+            f"name is {name!r}, which has no results yet; call: python -m fusion_lib.experiments"
+            f" {name}"
+        )
     table = Table(experiment, path)
     for problem in table.problems:
         warnings.warn(problem, stacklevel=2)
@@ -222,9 +266,13 @@ def again(name: str, **run) -> tuple[dict, dict]:
     """
     rows = select(results(name), **run)
     if len(rows) != 1:
-        raise ValueError(f"run is {run}; expected to match one stored row of {name!r}, it matches {len(rows)}")
+        raise ValueError(
+            f"run is {run}; expected to match one stored row of {name!r}, it matches {len(rows)}"
+        )
     experiment = _named(name)
-    declared = next(r for r in experiment.runs if all(rows[0][key] == value for key, value in r.items()))
+    declared = next(
+        r for r in experiment.runs if all(rows[0][key] == value for key, value in r.items())
+    )
     return rows[0], experiment.measure(declared, None)
 
 
@@ -236,7 +284,9 @@ def select(rows: list[dict], **values) -> list[dict]:
     """
     unknown = set(values) - set(rows[0]) if rows else set()
     if unknown:
-        raise ValueError(f"values names {sorted(unknown)}; the rows have the columns {list(rows[0])}")
+        raise ValueError(
+            f"values names {sorted(unknown)}; the rows have the columns {list(rows[0])}"
+        )
     return [row for row in rows if all(row[column] == value for column, value in values.items())]
 
 
@@ -256,17 +306,27 @@ def _provenance() -> dict[str, str]:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             pass
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     return {"commit": _commit(), "versions": ", ".join(versions), "device": device}
 
 
 def _commit() -> str:
-    """Abbreviated commit of the checkout, with + where the code differs from it; empty outside a checkout."""
+    """Abbreviated commit of the checkout, with + where the code differs from it; empty outside a
+    checkout."""
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--", "fusion_lib") else "")
+        return git("rev-parse", "--short=10", "HEAD") + (
+            "+" if git("status", "--porcelain", "--", "fusion_lib") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -306,8 +366,14 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         if len(arguments) != 1:
-            raise ValueError(f"arguments are {arguments}; expected the name of one experiment, or --list")
-        run(_named(arguments[0]), data_folder() / "results" / f"{arguments[0]}.csv", ROOT / "build" / "experiments")
+            raise ValueError(
+                f"arguments are {arguments}; expected the name of one experiment, or --list"
+            )
+        run(
+            _named(arguments[0]),
+            data_folder() / "results" / f"{arguments[0]}.csv",
+            ROOT / "build" / "experiments",
+        )
     except (ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,4 +1,5 @@
-"""Where shipped and fetched files are, and how one is fetched: whole and unaltered, or not at all."""
+"""Where shipped and fetched files are, and how one is fetched: whole and unaltered, or not at
+all."""
 
 from __future__ import annotations
 
@@ -22,12 +23,14 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where parsed photographs and fetched files are kept: the variable FUSION_CACHE, else ~/.cache/fusion_lib."""
+    """Where parsed photographs and fetched files are kept: the variable FUSION_CACHE, else
+    ~/.cache/fusion_lib."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "fusion_lib")
 
 
 def repository() -> str | None:
-    """Address of the project's repository, as the installed package states it; None where none is named."""
+    """Address of the project's repository, as the installed package states it; None where none is
+    named."""
     try:
         stated = metadata.metadata("fusion_lib").get_all("Project-URL") or []
     except metadata.PackageNotFoundError:
@@ -39,12 +42,13 @@ def repository() -> str | None:
 def data_file(name: str) -> Path:
     """Path of a shipped file whose sha256 is the one that SHA256SUMS lists.
 
-    The shipped file itself, nearly always. If it is missing or damaged, a copy in `cache_folder()`, which is fetched from
-    the project's repository the first time.
+    The shipped file itself, nearly always. If it is missing or damaged, a copy in `cache_folder()`,
+    which is fetched from the project's repository the first time.
 
     Raises:
         ValueError: SHA256SUMS lists no such file.
-        FileNotFoundError: SHA256SUMS is not there, or there is no whole copy and no repository to fetch one from.
+        FileNotFoundError: SHA256SUMS is not there, or there is no whole copy and no repository to
+            fetch one from.
         OSError: see `fetch`.
     """
     again = "install fusion_lib again, or work in a clone of the project"
@@ -58,8 +62,14 @@ def data_file(name: str) -> Path:
         if path.is_file() and sha256(path) == sums[name]:
             return path
     if repository() is None:
-        fault = f"does not have the sha256 that {SUMS} lists" if shipped.is_file() else "is not in the data folder"
-        raise FileNotFoundError(f"{name} {fault}, and pyproject.toml names no repository to fetch it from; {again}")
+        fault = (
+            f"does not have the sha256 that {SUMS} lists"
+            if shipped.is_file()
+            else "is not in the data folder"
+        )
+        raise FileNotFoundError(
+            f"{name} {fault}, and pyproject.toml names no repository to fetch it from; {again}"
+        )
     return fetch(f"{repository()}/raw/HEAD/data/{name}", cached, sums[name], f"Or {again}")
 
 
@@ -78,15 +88,17 @@ def sha256(path: Path) -> str:
 
 
 def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: str = "") -> Path:
-    """Fetch a file; `path` appears only when it is whole. An interrupted download goes on where it stopped.
+    """Fetch a file; `path` appears only when it is whole. An interrupted download goes on where it
+    stopped.
 
     Args:
         expected_sha256: hexadecimal digits; None takes what comes, if it is no page.
         otherwise: a sentence on what else a reader can do, for the messages.
 
     Raises:
-        OSError: the address does not answer (no network, no such file), the answer is cut off (what came is kept in
-            `path` + ".part", and another call goes on from there), is a page instead of the file, or has another hash.
+        OSError: the address does not answer (no network, no such file), the answer is cut off (what
+            came is kept in `path` + ".part", and another call goes on from there), is a page
+            instead of the file, or has another hash.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -97,24 +109,45 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
             goes_on = answer.status == 206
             block = answer.read(1 << 20)
             if not goes_on and block.lstrip()[:1] == b"<":  # none of our files begins so
-                raise OSError(f"{url} answers with a page instead of the file ({block.strip()[:60]!r}). {otherwise}")
+                raise OSError(
+                    f"{url} answers with a page instead of the file ({block.strip()[:60]!r})."
+                    f" {otherwise}"
+                )
             with open(part, "ab" if goes_on else "wb") as file:
                 while block:
                     file.write(block)
                     block = answer.read(1 << 20)
-            length = answer.headers.get("Content-Range", "").rpartition("/")[2] or answer.headers.get("Content-Length")
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            length = answer.headers.get("Content-Range", "").rpartition("/")[
+                2
+            ] or answer.headers.get("Content-Length")
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+    ) as error:
         if getattr(error, "code", None) != 416:
-            raise OSError(f"{url} does not answer ({error}). {otherwise}; what was fetched so far is kept") from error
-        if error.headers.get("Content-Range", "") != f"bytes */{have}":  # the file there is shorter: another one
+            raise OSError(
+                f"{url} does not answer ({error}). {otherwise}; what was fetched so far is kept"
+            ) from error
+        if (
+            error.headers.get("Content-Range", "") != f"bytes */{have}"
+        ):  # the file there is shorter: another one
             part.unlink()
             return fetch(url, path, expected_sha256, otherwise)
-        length = str(have)  # whole: an earlier call was killed between the last byte and the renaming
+        length = str(
+            have
+        )  # whole: an earlier call was killed between the last byte and the renaming
     if (length or "").isdigit() and part.stat().st_size != int(length):
-        raise OSError(f"the download stopped at {part.stat().st_size} of {length} bytes; call again to go on from there")
+        raise OSError(
+            f"the download stopped at {part.stat().st_size} of {length} bytes; call again to go on"
+            " from there"
+        )
     if expected_sha256 and (found := sha256(part)) != expected_sha256:
         part.unlink()
-        raise OSError(f"{url} gave a file with sha256 {found[:12]}..., expected {expected_sha256[:12]}...; it was removed. "
-                      f"The file there may be of another version. {otherwise}")  # fmt: skip
+        raise OSError(
+            f"{url} gave a file with sha256 {found[:12]}..., expected {expected_sha256[:12]}...; it"
+            f" was removed. The file there may be of another version. {otherwise}"
+        )
     os.replace(part, path)
     return path

@@ -1,4 +1,5 @@
-"""What keeps a run from being lost: to interrupts, to a GPU that is gone, to losses that are not finite.
+"""What keeps a run from being lost: to interrupts, to a GPU that is gone, to losses that are not
+finite.
 
 `training.train` calls these. The state itself is kept by `checkpoints.Run`.
 """
@@ -19,14 +20,23 @@ import torch
 from fusion_lib import processes
 from fusion_lib.checkpoints import Run, write_whole
 
-
-# What CUDA says when a GPU that was there is gone: a hosted machine took it back, a driver or a card failed.
-LOST_GPU = ("unspecified launch failure", "unknown error", "no CUDA-capable device", "device(s) is/are busy or unavailable",
-            "GPU is lost", "uncorrectable ECC error", "system not yet initialized", "driver shutting down")  # fmt: skip
+# What CUDA says when a GPU that was there is gone: a hosted machine took it back, a driver or a
+# card failed.
+LOST_GPU = (
+    "unspecified launch failure",
+    "unknown error",
+    "no CUDA-capable device",
+    "device(s) is/are busy or unavailable",
+    "GPU is lost",
+    "uncorrectable ECC error",
+    "system not yet initialized",
+    "driver shutting down",
+)
 
 
 def explains_a_lost_gpu(function: Callable) -> Callable:
-    """Decorates a function whose CUDA error, if it is one of `LOST_GPU`, shall say what to do; other errors stay as they are."""
+    """Decorates a function whose CUDA error, if it is one of `LOST_GPU`, shall say what to do;
+    other errors stay as they are."""
 
     @functools.wraps(function)
     def explained(*arguments, **options):
@@ -35,24 +45,32 @@ def explains_a_lost_gpu(function: Callable) -> Callable:
         except RuntimeError as error:
             if "CUDA error" not in str(error) or not any(words in str(error) for words in LOST_GPU):
                 raise
-            kept = "the run goes on from its last saved state" if options.get("folder") else "this run had no folder, and begins anew"
+            kept = (
+                "the run goes on from its last saved state"
+                if options.get("folder")
+                else "this run had no folder, and begins anew"
+            )
             raise RuntimeError(
-                f"the GPU no longer answers ({str(error).splitlines()[0]}); restart the kernel and run the cells again: {kept}, "
-                "on the CPU if there is no GPU any more"
+                f"the GPU no longer answers ({str(error).splitlines()[0]}); restart the kernel and"
+                f" run the cells again: {kept}, on the CPU if there is no GPU any more"
             ) from error
 
     return explained
 
 
 class Interrupts:
-    """While this is entered, Ctrl-C (a notebook's "interrupt") asks for an end at the next good moment; a second ends now.
+    """While this is entered, Ctrl-C (a notebook's "interrupt") asks for an end at the next good
+    moment; a second ends now.
 
-    Of several processes each ends at once: they would be asked at different steps, and wait for each other's saving.
+    Of several processes each ends at once: they would be asked at different steps, and wait for
+    each other's saving.
     """
 
     def __enter__(self) -> Interrupts:
         self.asked = False
-        main = threading.current_thread() is threading.main_thread()  # only there signals can be handled
+        main = (
+            threading.current_thread() is threading.main_thread()
+        )  # only there signals can be handled
         self.ours = main and processes.rank_and_count()[1] == 1
         if self.ours:
             self.before = signal.signal(signal.SIGINT, self._ask)
@@ -70,7 +88,9 @@ class Interrupts:
     def end_if_asked(self, when: str) -> None:
         """Raise KeyboardInterrupt if it has been asked for; `when` says where the run stands."""
         if self.asked:
-            raise KeyboardInterrupt(f"ended {when}, as asked; if it had a folder, the same call goes on from here")
+            raise KeyboardInterrupt(
+                f"ended {when}, as asked; if it had a folder, the same call goes on from here"
+            )
 
 
 def forget_peak_memory(device: torch.device) -> None:
@@ -96,7 +116,9 @@ def peak_memory(device: torch.device) -> float:
         import resource
     except ModuleNotFoundError:  # Windows
         return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def require_finite(run: Run, batches: list[dict], where: str) -> None:
@@ -122,9 +144,12 @@ def require_finite(run: Run, batches: list[dict], where: str) -> None:
 
 
 def name_not_finite(losses: dict[str, float], where: str, kept: str = "") -> None:
-    """Raise FloatingPointError if one of {part: loss} is not finite; says which, `where`, and what to do."""
+    """Raise FloatingPointError if one of {part: loss} is not finite; says which, `where`, and what
+    to do."""
     if not all(map(math.isfinite, losses.values())):
-        bad = [name for name, value in losses.items() if name != "total" and not math.isfinite(value)]
+        bad = [
+            name for name, value in losses.items() if name != "total" and not math.isfinite(value)
+        ]
         raise FloatingPointError(
             f"the loss of task {' and '.join(bad) or 'total'} is not finite in {where}; "
             f"lower the learning rate, or look at that batch's image and targets{kept}"

@@ -2,9 +2,10 @@
 
     python -m fusion_lib.hosted owner/name     # on GitHub; `make colab REPO=owner/name` in a clone
 
-The address stands in pyproject.toml. From there it gets into the set-up cell of every notebook and, as badges that open
-the notebook on Colab, Kaggle and Binder, below the titles of notebooks and README. Outputs and execution counts stay.
-Another call changes the name, and REPO=OWNER/REPOSITORY takes it back: then no badge is shown, since it would lead nowhere.
+The address stands in pyproject.toml. From there it gets into the set-up cell of every notebook and,
+as badges that open the notebook on Colab, Kaggle and Binder, below the titles of notebooks and
+README. Outputs and execution counts stay. Another call changes the name, and REPO=OWNER/REPOSITORY
+takes it back: then no badge is shown, since it would lead nowhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ ADDRESS = re.compile(r'(?<=^Repository = ").+(?="$)', re.MULTILINE)  # in pyproj
 FRONT = "notebooks/00_start_here.ipynb"  # what README's badges open
 
 SETUP_CELL = """\
-# Where fusion_lib is missing (Colab, Kaggle), install it; torch, torchvision and numpy stay as they are.
+# Where fusion_lib is missing (Colab, Kaggle), install it; torch, torchvision and numpy stay as they
+# are.
 from importlib import metadata, util
 REPOSITORY = "ADDRESS"
 if util.find_spec("fusion_lib") is None:
@@ -39,11 +41,18 @@ print(machine.describe())"""
 
 # Markdown of the badges. HEAD is the default branch, whatever its name.
 BADGES = (
-    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{name}/blob/HEAD/{path})",
-    "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
-    "(https://kaggle.com/kernels/welcome?src=https://github.com/{name}/blob/HEAD/{path})",
-    "[![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{name}/HEAD?labpath={path})",
+    (
+        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        "(https://colab.research.google.com/github/{name}/blob/HEAD/{path})"
+    ),
+    (
+        "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+        "(https://kaggle.com/kernels/welcome?src=https://github.com/{name}/blob/HEAD/{path})"
+    ),
+    (
+        "[![Open in"
+        " Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{name}/HEAD?labpath={path})"
+    ),
 )
 BADGE_LINE = re.compile(r"^\[!\[Open in .*$", re.MULTILINE)
 
@@ -66,14 +75,17 @@ def setup_cell(address: str) -> str:
 
 
 def badges(address: str, path: str) -> str:
-    """One line of Markdown that opens the notebook at `path`, from the project's root; empty while no repository is named."""
+    """One line of Markdown that opens the notebook at `path`, from the project's root; empty while
+    no repository is named."""
     name = address.removeprefix("https://github.com/")
     return "" if UNNAMED in address else " ".join(BADGES).format(name=name, path=path)
 
 
 def with_badges(text: str, line: str) -> str:
     """A Markdown text with this line of badges, and no other, below its title."""
-    title, _, rest = re.sub(BADGE_LINE.pattern + r"\n\n", "", text, flags=re.MULTILINE).partition("\n\n")
+    title, _, rest = re.sub(BADGE_LINE.pattern + r"\n\n", "", text, flags=re.MULTILINE).partition(
+        "\n\n"
+    )
     return "\n\n".join(part for part in (title, line, rest) if part)
 
 
@@ -84,9 +96,16 @@ def set_up(notebook: dict, address: str, path: str) -> None:
         ValueError: it does not begin with a title and a set-up cell.
     """
     first, second = notebook["cells"][:2]
-    if first["cell_type"] != "markdown" or "from fusion_lib import" not in "".join(second["source"]):
-        raise ValueError(f"{path} does not begin with a title and the set-up cell; give it both, see fusion_lib/hosted.py")
-    first["source"] = with_badges("".join(first["source"]), badges(address, path)).splitlines(keepends=True)
+    if first["cell_type"] != "markdown" or "from fusion_lib import" not in "".join(
+        second["source"]
+    ):
+        raise ValueError(
+            f"{path} does not begin with a title and the set-up cell; give it both, see"
+            " fusion_lib/hosted.py"
+        )
+    first["source"] = with_badges("".join(first["source"]), badges(address, path)).splitlines(
+        keepends=True
+    )
     second["source"] = setup_cell(address).splitlines(keepends=True)
 
 
@@ -94,11 +113,18 @@ def name_repository(name: str, root: Path = ROOT) -> list[str]:
     """Name the repository in a clone of the project; returns the files that changed.
 
     Raises:
-        ValueError: `name` is not owner/name, or a file is not as it should be; then nothing was written.
+        ValueError: `name` is not owner/name, or a file is not as it should be; then nothing was
+            written.
     """
     if not NAME.fullmatch(name):
-        raise ValueError(f"REPO is {name!r}; expected owner/name, as in https://github.com/owner/name")
-    now, pyproject, readme = f"https://github.com/{name}", root / "pyproject.toml", root / "README.md"
+        raise ValueError(
+            f"REPO is {name!r}; expected owner/name, as in https://github.com/owner/name"
+        )
+    now, pyproject, readme = (
+        f"https://github.com/{name}",
+        root / "pyproject.toml",
+        root / "README.md",
+    )
     address(root)  # stands there once
     texts = {
         pyproject: ADDRESS.sub(now, pyproject.read_text(encoding="utf-8")),

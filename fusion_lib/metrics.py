@@ -1,7 +1,8 @@
 """How good a semantic map, a partition and a fused map are.
 
-All metrics leave void pixels of the truth out. Semantic ones accumulate one confusion matrix over the whole
-data set before they divide; partition ones are computed for each picture and then averaged.
+All metrics leave void pixels of the truth out. Semantic ones accumulate one confusion matrix over
+the whole data set before they divide; partition ones are computed for each picture and then
+averaged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from fusion_lib.training import predict
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixel counts, (C, C) int64: row is the true class, column the predicted one; void truth (255) is left out.
+    """Pixel counts, (C, C) int64: row is the true class, column the predicted one; void truth (255)
+    is left out.
 
     Raises:
         ValueError: the shapes differ, or a label is outside 0..C-1.
@@ -28,15 +30,19 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int
     truth, prediction = truth[valid].astype(np.int64), prediction[valid].astype(np.int64)
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
-            raise ValueError(f"{name} holds {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}")
-    return np.bincount(num_classes * truth + prediction, minlength=num_classes**2).reshape(num_classes, num_classes)
+            raise ValueError(
+                f"{name} holds {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}"
+            )
+    return np.bincount(num_classes * truth + prediction, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
 
 
 def semantic_scores(confusion: np.ndarray) -> dict:
     """From a confusion matrix: pixel accuracy, class accuracy, mIoU, and the IoU of each class.
 
-    IoU_c = n_cc / (row_c + column_c - n_cc). Classes that occur neither in truth nor in prediction are NaN
-    in "iou" and left out of the means.
+    IoU_c = n_cc / (row_c + column_c - n_cc). Classes that occur neither in truth nor in prediction
+    are NaN in "iou" and left out of the means.
     """
     right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -51,16 +57,20 @@ def semantic_scores(confusion: np.ndarray) -> dict:
 
 
 def contingency(truth: np.ndarray, prediction: np.ndarray) -> sparse.csr_matrix:
-    """Overlap in pixels of every true region (rows) with every predicted one (columns); void truth left out."""
+    """Overlap in pixels of every true region (rows) with every predicted one (columns); void truth
+    left out."""
     truth, prediction = _same_shape(truth, prediction)
     valid = truth != REGION_VOID
     true_ids, rows = np.unique(truth[valid], return_inverse=True)
     ids, columns = np.unique(prediction[valid], return_inverse=True)
-    return sparse.coo_matrix((np.ones(rows.size), (rows, columns)), (true_ids.size, ids.size)).tocsr()
+    return sparse.coo_matrix(
+        (np.ones(rows.size), (rows, columns)), (true_ids.size, ids.size)
+    ).tocsr()
 
 
 def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
-    """Segmentation covering: sum_g |g| max_s IoU(g, s) / N over the true regions g (Arbelaez et al. 2011, eq. 8).
+    """Segmentation covering: sum_g |g| max_s IoU(g, s) / N over the true regions g (Arbelaez et al.
+    2011, eq. 8).
 
     1 for equal partitions. NaN where all pixels are void.
     """
@@ -88,24 +98,33 @@ def partition_scores(truth: np.ndarray, prediction: np.ndarray, tolerance: float
     truth, prediction = _same_shape(truth, prediction)
     valid = truth != REGION_VOID
     if not valid.any():
-        return dict.fromkeys(("covering", "variation_of_information", "adapted_rand_error", "boundary_f"), float("nan"))
+        return dict.fromkeys(
+            ("covering", "variation_of_information", "adapted_rand_error", "boundary_f"),
+            float("nan"),
+        )
     # skimage treats label 0 as background unless told otherwise; our ids start at 0.
     rand_error, _, _ = adapted_rand_error(truth[valid], prediction[valid], ignore_labels=())
     return {
         "covering": covering(truth, prediction),
-        "variation_of_information": float(sum(variation_of_information(truth[valid], prediction[valid]))),
+        "variation_of_information": float(
+            sum(variation_of_information(truth[valid], prediction[valid]))
+        ),
         "adapted_rand_error": float(rand_error),
         "boundary_f": boundary_f(truth, prediction, tolerance),
     }
 
 
 def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0) -> float:
-    """Harmonic mean of boundary precision and recall; a boundary pixel counts if one of the other map lies within `tolerance`.
+    """Harmonic mean of boundary precision and recall; a boundary pixel counts if one of the other
+    map lies within `tolerance`.
 
     Two maps without any boundary agree (1); one with and one without do not (0).
     """
     truth, prediction = _same_shape(truth, prediction)
-    masks = [boundary_mask(truth), boundary_mask(np.where(truth == REGION_VOID, REGION_VOID, prediction))]
+    masks = [
+        boundary_mask(truth),
+        boundary_mask(np.where(truth == REGION_VOID, REGION_VOID, prediction)),
+    ]
     if not masks[0].any() or not masks[1].any():
         return float(masks[0].any() == masks[1].any())
     near = [ndimage.distance_transform_edt(~mask) <= tolerance for mask in masks]
@@ -114,7 +133,8 @@ def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0
 
 
 class PanopticQuality:
-    """Panoptic quality (Kirillov et al. 2019, eq. 1) accumulated over pictures; torchmetrics does the matching.
+    """Panoptic quality (Kirillov et al. 2019, eq. 1) accumulated over pictures; torchmetrics does
+    the matching.
 
     Stuff of one class in one picture is a single segment, however many regions it falls into.
     """
@@ -122,11 +142,15 @@ class PanopticQuality:
     def __init__(self, things=THINGS, stuff=STUFF):
         from torchmetrics.detection import PanopticQuality
 
-        self._metric = PanopticQuality(things=set(things), stuffs=set(stuff), allow_unknown_preds_category=True)
+        self._metric = PanopticQuality(
+            things=set(things), stuffs=set(stuff), allow_unknown_preds_category=True
+        )
 
     def update(self, true_semantic, true_region, semantic, region) -> None:
         """Add one picture; all four maps are (H, W) integers."""
-        pair = [np.stack(maps, -1)[None] for maps in ((semantic, region), (true_semantic, true_region))]
+        pair = [
+            np.stack(maps, -1)[None] for maps in ((semantic, region), (true_semantic, true_region))
+        ]
         self._metric.update(*(torch.from_numpy(np.asarray(p, np.int64)) for p in pair))
 
     def compute(self) -> float:
@@ -134,22 +158,27 @@ class PanopticQuality:
         return float(self._metric.compute())
 
 
-def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None, panoptic: bool = True) -> dict:
+def evaluate(
+    model, dataset, decoding: dict, size: tuple[int, int] | None = None, panoptic: bool = True
+) -> dict:
     """Every task's metrics of a model over a data set, each picture at its own resolution.
 
     Args:
         model: a `FusionModel` or `TwoNetworks`, with any tasks.
-        dataset: yields samples as `datasets` does; its "image", "semantic" and "region" are used, and the labels of
-            every further task of the model, under the task's name.
-        decoding: arguments of `regions.fuse`; for a model with the region task alone, "smoothing" and "threshold".
+        dataset: yields samples as `datasets` does; its "image", "semantic" and "region" are used,
+            and the labels of every further task of the model, under the task's name.
+        decoding: arguments of `regions.fuse`; for a model with the region task alone, "smoothing"
+            and "threshold".
         size: see `training.predict`.
         panoptic: also compute panoptic quality (classes named as in `scenes`).
 
     Returns:
-        Depending on the tasks: "semantic" (argmax), "voted" (one class a region) and "fused" (the vote's weight as in
-        `decoding`), each as `semantic_scores`; "partition", the means of `partition_scores`; "panoptic_quality" of
-        the voted map; "areas", covering and panoptic quality of the argmax map's connected areas as regions; and under
-        the name of each further task the `semantic_scores` of its argmax.
+        Depending on the tasks: "semantic" (argmax), "voted" (one class a region) and "fused" (the
+            vote's weight as in
+        `decoding`), each as `semantic_scores`; "partition", the means of `partition_scores`;
+        "panoptic_quality" of the voted map; "areas", covering and panoptic quality of the argmax
+        map's connected areas as regions; and under the name of each further task the
+        `semantic_scores` of its argmax.
 
     Raises:
         ValueError: a sample lacks the labels of a further task.
@@ -178,10 +207,14 @@ def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None
             if "voted" in maps:
                 quality["voted"].update(true_semantic, true_region, maps["voted"], region)
         for name, labels in maps.items():
-            confusions[name] = confusions.get(name, 0) + confusion_matrix(true_semantic, labels, num_classes)
+            confusions[name] = confusions.get(name, 0) + confusion_matrix(
+                true_semantic, labels, num_classes
+            )
         for task in (task for task in outputs if task not in ALL_TARGET_KEYS):
             if task not in sample:
-                raise ValueError(f"the sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}")
+                raise ValueError(
+                    f"the sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}"
+                )
             confusion = confusion_matrix(sample[task], outputs[task].argmax(0), len(outputs[task]))
             confusions[task] = confusions.get(task, 0) + confusion
     scores: dict = {name: semantic_scores(confusion) for name, confusion in confusions.items()}
@@ -199,8 +232,8 @@ def evaluate(model, dataset, decoding: dict, size: tuple[int, int] | None = None
 def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (Efron & Tibshirani 1993, section 13.3).
 
-    With few values it is too narrow (five seeds have only 126 different resamples); `t_interval` is the more
-    careful one there. Hand it differences of pairs, run by run, to compare two models.
+    With few values it is too narrow (five seeds have only 126 different resamples); `t_interval` is
+    the more careful one there. Hand it differences of pairs, run by run, to compare two models.
 
     Args: values (n,), at least two; level, the wanted coverage.
     Returns: lower and upper end. The same values always give the same interval.
@@ -213,11 +246,14 @@ def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> 
 
 
 def t_interval(values, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean: mean -+ t_{n-1} s / sqrt(n). Arguments and errors as `bootstrap_interval`."""
+    """Student's t interval of the mean: mean -+ t_{n-1} s / sqrt(n). Arguments and errors as
+    `bootstrap_interval`."""
     from scipy import stats
 
     values = _sample(values)
-    reach = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    reach = (
+        stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    )
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
@@ -229,17 +265,22 @@ def _sample(values) -> np.ndarray:
 
 
 def mean_scores(scores: list[dict]) -> dict:
-    """Mean of each entry over a list of dicts with equal keys; NaN entries (all-void pictures) are left out."""
+    """Mean of each entry over a list of dicts with equal keys; NaN entries (all-void pictures) are
+    left out."""
     return {name: float(np.nanmean([one[name] for one in scores])) for name in scores[0]}
 
 
 def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float:
-    """Mean relative gain over single-task baselines: mean_t (-1)^{l_t} (M_t - B_t) / B_t (Maninis et al. 2019).
+    """Mean relative gain over single-task baselines: mean_t (-1)^{l_t} (M_t - B_t) / B_t (Maninis
+    et al. 2019).
 
-    Args: scores M and baselines B with the same keys; lower_is_better names the metrics with l_t = 1.
+    Args: scores M and baselines B with the same keys; lower_is_better names the metrics with l_t =
+    1.
     """
     if scores.keys() != baselines.keys():
-        raise ValueError(f"scores has keys {sorted(scores)} and baselines {sorted(baselines)}; expected the same")
+        raise ValueError(
+            f"scores has keys {sorted(scores)} and baselines {sorted(baselines)}; expected the same"
+        )
     signs = {name: -1 if name in lower_is_better else 1 for name in scores}
     return float(np.mean([signs[n] * (scores[n] - baselines[n]) / baselines[n] for n in scores]))
 
@@ -247,5 +288,8 @@ def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float
 def _same_shape(truth, prediction) -> tuple[np.ndarray, np.ndarray]:
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     if truth.shape != prediction.shape:
-        raise ValueError(f"truth has shape {truth.shape} and prediction {prediction.shape}; expected equal shapes")
+        raise ValueError(
+            f"truth has shape {truth.shape} and prediction {prediction.shape}; expected equal"
+            " shapes"
+        )
     return truth, prediction

@@ -1,4 +1,5 @@
-"""One process or several: which one this is, and sums over all of them. Plain torch.distributed, started by torchrun."""
+"""One process or several: which one this is, and sums over all of them. Plain torch.distributed,
+started by torchrun."""
 
 from __future__ import annotations
 
@@ -9,31 +10,35 @@ from torch import distributed
 
 
 def start() -> torch.device:
-    """Join the group that torchrun has announced, and return this process's device: one GPU each, or the CPU.
+    """Join the group that torchrun has announced, and return this process's device: one GPU each,
+    or the CPU.
 
     Without torchrun there is one process, and nothing to join.
 
     Raises:
-        RuntimeError: torchrun started more processes on this machine than there are GPUs, or the group cannot be
-            formed (often because another program uses the port).
+        RuntimeError: torchrun started more processes on this machine than there are GPUs, or the
+            group cannot be formed (often because another program uses the port).
     """
     local, cuda = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.is_available()
     if cuda and local >= torch.cuda.device_count():
         raise RuntimeError(
-            f"LOCAL_RANK is {local}, but there are {torch.cuda.device_count()} GPUs; expected one process a GPU: "
-            f"call torchrun with --nproc-per-node={torch.cuda.device_count()}"
+            f"LOCAL_RANK is {local}, but there are {torch.cuda.device_count()} GPUs; expected one"
+            f" process a GPU: call torchrun with --nproc-per-node={torch.cuda.device_count()}"
         )
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if "RANK" in os.environ and not distributed.is_initialized():
         try:
-            distributed.init_process_group("nccl" if cuda else "gloo", device_id=device if cuda else None)
+            distributed.init_process_group(
+                "nccl" if cuda else "gloo", device_id=device if cuda else None
+            )
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(
-                f"the {os.environ.get('WORLD_SIZE')} processes cannot meet at MASTER_ADDR {os.environ.get('MASTER_ADDR')}, "
-                f"MASTER_PORT {os.environ.get('MASTER_PORT')} ({error}); is the port in use? "
-                "Call torchrun with --standalone to have a free one chosen"
+                f"the {os.environ.get('WORLD_SIZE')} processes cannot meet at MASTER_ADDR"
+                f" {os.environ.get('MASTER_ADDR')}, MASTER_PORT {os.environ.get('MASTER_PORT')}"
+                f" ({error}); is the port in use? Call torchrun with --standalone to have a free"
+                " one chosen"
             ) from error
     return device
 
@@ -64,7 +69,8 @@ def gather(value) -> list:
 
 
 def share_buffers(model: torch.nn.Module) -> None:
-    """Give every process the first one's buffers: the statistics of batch norm, which each gathers on its own."""
+    """Give every process the first one's buffers: the statistics of batch norm, which each gathers
+    on its own."""
     if rank_and_count()[1] > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, 0)

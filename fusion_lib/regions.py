@@ -1,4 +1,5 @@
-"""From per-pixel predictions to regions, from regions to one fused map; and the classical methods to compare with."""
+"""From per-pixel predictions to regions, from regions to one fused map; and the classical methods
+to compare with."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from fusion_lib.targets import BOUNDARY, CORE, RIM
 
 
 def class_edges(probabilities: np.ndarray) -> np.ndarray:
-    """How likely a pixel and one of its 4-neighbours differ in class: max_j 1 - sum_c q_i[c] q_j[c].
+    """How likely a pixel and one of its 4-neighbours differ in class: max_j 1 - sum_c q_i[c]
+    q_j[c].
 
     Args:
-        probabilities: (C, H, W) float, softmax of the semantic logits; q_i[c] that of class c at pixel i.
+        probabilities: (C, H, W) float, softmax of the semantic logits; q_i[c] that of class c at
+            pixel i.
 
     Returns:
         (H, W) float in [0, 1].
@@ -23,7 +26,9 @@ def class_edges(probabilities: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         here = (slice(None),) * axis + (slice(1, None),)
         there = (slice(None),) * axis + (slice(None, -1),)
-        differ = 1 - (probabilities[(slice(None), *here)] * probabilities[(slice(None), *there)]).sum(0)
+        differ = 1 - (
+            probabilities[(slice(None), *here)] * probabilities[(slice(None), *there)]
+        ).sum(0)
         np.maximum(edges[here], differ, out=edges[here])
         np.maximum(edges[there], differ, out=edges[there])
     return edges
@@ -38,11 +43,12 @@ def decode_regions(
 ) -> np.ndarray:
     """Turn boundary, rim and core probabilities into a region map.
 
-    Smoothed core probability above a threshold gives markers, one a connected component. They grow by
-    watershed (Meyer 1991) over the elevation p_boundary + p_rim / 2.
+    Smoothed core probability above a threshold gives markers, one a connected component. They grow
+    by watershed (Meyer 1991) over the elevation p_boundary + p_rim / 2.
 
-    A border between two classes is a border between two regions. With the semantic probabilities, the class edges
-    e (see `class_edges`) help to find it: p_core is multiplied by (1 - e)^w, and w e is added to the elevation.
+    A border between two classes is a border between two regions. With the semantic probabilities,
+    the class edges e (see `class_edges`) help to find it: p_core is multiplied by (1 - e)^w, and w
+    e is added to the elevation.
 
     Args:
         probabilities: (3, H, W) float, softmax over boundary, rim, core.
@@ -64,7 +70,10 @@ def decode_regions(
         raise ValueError(f"probabilities has shape {probabilities.shape}; expected (3, H, W)")
     core, elevation = probabilities[CORE], probabilities[BOUNDARY] + 0.5 * probabilities[RIM]
     if semantic is not None and (semantic.ndim != 3 or semantic.shape[1:] != core.shape):
-        raise ValueError(f"semantic has shape {semantic.shape} and probabilities {probabilities.shape}; expected equal sizes")
+        raise ValueError(
+            f"semantic has shape {semantic.shape} and probabilities {probabilities.shape}; expected"
+            " equal sizes"
+        )
     if semantic is not None and edge_weight:
         edges = class_edges(semantic)
         core, elevation = core * (1 - edges) ** edge_weight, elevation + edge_weight * edges
@@ -77,8 +86,9 @@ def decode_regions(
 def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0) -> np.ndarray:
     """A class for each pixel, decided together with the rest of its region.
 
-    Pixel i of region r takes the class with the highest (1 - w) log q_i + w mean_{j in r} log q_j. With w = 1 all
-    pixels of a region agree, on the class with the highest summed log-probability; with w = 0 each decides alone.
+    Pixel i of region r takes the class with the highest (1 - w) log q_i + w mean_{j in r} log q_j.
+    With w = 1 all pixels of a region agree, on the class with the highest summed log-probability;
+    with w = 0 each decides alone.
 
     Args:
         log_probabilities: (C, H, W) float, log-softmax of the semantic logits.
@@ -94,21 +104,26 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
     region = np.asarray(region)
     if log_probabilities.shape[1:] != region.shape or region.min() < 0:
         raise ValueError(
-            f"log_probabilities has shape {log_probabilities.shape}, region {region.shape} with ids from "
-            f"{region.min()}; expected (C, H, W) and (H, W) with ids from 0"
+            f"log_probabilities has shape {log_probabilities.shape}, region {region.shape} with ids"
+            f" from {region.min()}; expected (C, H, W) and (H, W) with ids from 0"
         )
     if not 0 <= weight <= 1:
-        raise ValueError(f"weight is {weight}; expected 0 (each pixel alone) to 1 (the region alone)")
+        raise ValueError(
+            f"weight is {weight}; expected 0 (each pixel alone) to 1 (the region alone)"
+        )
     flat = region.ravel()
     pixels = np.maximum(np.bincount(flat), 1)
-    means = np.stack([np.bincount(flat, weights=channel.ravel()) / pixels for channel in log_probabilities])
+    means = np.stack(
+        [np.bincount(flat, weights=channel.ravel()) / pixels for channel in log_probabilities]
+    )
     terms = ((1 - weight, log_probabilities), (weight, means[:, region]))
     total = sum(share * term for share, term in terms if share)  # 0 * log 0 would be no number
     return total.argmax(0).astype(np.int64)
 
 
 def has_regions(tasks) -> bool:
-    """Whether the region task, in one of its two forms, is among the tasks (their names, or a dict with these as keys)."""
+    """Whether the region task, in one of its two forms, is among the tasks (their names, or a dict
+    with these as keys)."""
     return "region" in tasks or "affinity" in tasks
 
 
@@ -116,19 +131,25 @@ def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
     """The region map of one picture, from whichever region head the model has.
 
     Args:
-        log_probabilities: {"region": (3, H, W)} or {"affinity": (K, H, W)}, as `training.predict` gives them; with
-            "semantic", (C, H, W), too, class edges enter.
+        log_probabilities: {"region": (3, H, W)} or {"affinity": (K, H, W)}, as `training.predict`
+            gives them; with "semantic", (C, H, W), too, class edges enter.
         decoding: arguments of `decode_regions` or of `affinities.decode_affinities`.
 
     Returns:
         (H, W) int64, ids 0..R-1.
     """
     semantic = np.exp(log_probabilities["semantic"]) if decoding.get("edge_weight") else None
-    task, decoder = ("affinity", decode_affinities) if "affinity" in log_probabilities else ("region", decode_regions)
+    task, decoder = (
+        ("affinity", decode_affinities)
+        if "affinity" in log_probabilities
+        else ("region", decode_regions)
+    )
     return decoder(np.exp(log_probabilities[task]), semantic=semantic, **decoding)
 
 
-def fuse(log_probabilities: dict[str, np.ndarray], vote_weight: float, **decoding) -> tuple[np.ndarray, np.ndarray]:
+def fuse(
+    log_probabilities: dict[str, np.ndarray], vote_weight: float, **decoding
+) -> tuple[np.ndarray, np.ndarray]:
     """From what a fused model predicts for one picture to its two maps.
 
     Args:
@@ -144,7 +165,8 @@ def fuse(log_probabilities: dict[str, np.ndarray], vote_weight: float, **decodin
 
 
 def kmeans_regions(image: np.ndarray, clusters: int, smoothing: float, seed: int = 0) -> np.ndarray:
-    """Image segmentation by colour: k-means on smoothed RGB, connected areas of one cluster are regions.
+    """Image segmentation by colour: k-means on smoothed RGB, connected areas of one cluster are
+    regions.
 
     Args: image (H, W, 3) uint8; clusters k; smoothing, the Gaussian's standard deviation in pixels.
     Returns: (H, W) int64, ids 0..R-1.
@@ -156,10 +178,13 @@ def kmeans_regions(image: np.ndarray, clusters: int, smoothing: float, seed: int
     return connected_regions(cluster.reshape(image.shape[:2]))
 
 
-def felzenszwalb_regions(image: np.ndarray, scale: float, smoothing: float, min_size: int) -> np.ndarray:
+def felzenszwalb_regions(
+    image: np.ndarray, scale: float, smoothing: float, min_size: int
+) -> np.ndarray:
     """Image segmentation by colour and texture: graph merging (Felzenszwalb & Huttenlocher 2004).
 
-    Args: image (H, W, 3) uint8; scale, larger gives larger regions; smoothing in pixels; min_size in pixels.
+    Args: image (H, W, 3) uint8; scale, larger gives larger regions; smoothing in pixels; min_size
+    in pixels.
     Returns: (H, W) int64, ids 0..R-1.
     """
     from skimage.segmentation import felzenszwalb
@@ -168,16 +193,19 @@ def felzenszwalb_regions(image: np.ndarray, scale: float, smoothing: float, min_
 
 
 def gradient_watershed_regions(image: np.ndarray, smoothing: float, threshold: float) -> np.ndarray:
-    """Image segmentation by edges: watershed on the colour gradient, from markers where it is small.
+    """Image segmentation by edges: watershed on the colour gradient, from markers where it is
+    small.
 
-    Args: image (H, W, 3) uint8; smoothing in pixels; threshold, the gradient (per pixel, colours in [0, 1])
-        below which a pixel belongs to a marker.
+    Args: image (H, W, 3) uint8; smoothing in pixels; threshold, the gradient (per pixel, colours in
+        [0, 1]) below which a pixel belongs to a marker.
     Returns: (H, W) int64, ids 0..R-1.
     """
     from skimage.segmentation import watershed
 
     smooth = ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0))
-    slopes = [ndimage.sobel(smooth[..., colour], axis) / 8 for colour in range(3) for axis in (0, 1)]
+    slopes = [
+        ndimage.sobel(smooth[..., colour], axis) / 8 for colour in range(3) for axis in (0, 1)
+    ]
     gradient = np.sqrt(sum(slope**2 for slope in slopes))
     markers, count = ndimage.label(gradient < threshold)
     if count == 0:

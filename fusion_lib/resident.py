@@ -1,8 +1,10 @@
-"""A whole data set on the device: batches are cut, augmented and given their targets there, so that nothing waits.
+"""A whole data set on the device: batches are cut, augmented and given their targets there, so that
+nothing waits.
 
-Meant for GPUs, where a loader on the CPU cannot keep up. What comes out is what `datasets`, `transforms.augmentation` and
-`targets.RegionTarget` give, with two exceptions: pictures are resized before they are cropped, so that a crop of a picture
-that was larger is less sharp; and a region that a crop cuts in two stays one region when its rim's limit is computed.
+Meant for GPUs, where a loader on the CPU cannot keep up. What comes out is what `datasets`,
+`transforms.augmentation` and `targets.RegionTarget` give, with two exceptions: pictures are resized
+before they are cropped, so that a crop of a picture that was larger is less sharp; and a region
+that a crop cuts in two stays one region when its rim's limit is computed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from fusion_lib.targets import BOUNDARY, CORE, RIM
 def region_targets(region: Tensor, tau: float) -> Tensor:
     """`targets.region_target` of a batch, on any device.
 
-    Distances count up to 2 tau only, and none beyond can matter: the rim ends at min(tau, half of the largest distance
+    Distances count up to 2 tau only, and none beyond can matter: the rim ends at min(tau, half of
+    the largest distance
     in the region).
 
     Shape:
@@ -38,12 +41,19 @@ def region_targets(region: Tensor, tau: float) -> Tensor:
         boundary[there] |= differs
     reach = math.ceil(2 * tau)
     squared = torch.where(boundary, 0.0, math.inf)
-    for axis in (1, 2):  # the squared Euclidean distance is a minimum along columns, then along rows
+    for axis in (
+        1,
+        2,
+    ):  # the squared Euclidean distance is a minimum along columns, then along rows
         squared = _nearest_along(squared, axis, reach)
     distance = squared.sqrt()
     ids = torch.where(valid, region + 1, 0).flatten(1)
-    deepest = torch.zeros(len(region), int(region.shape[1] * region.shape[2]) + 1, device=region.device)
-    deepest = deepest.scatter_reduce(1, ids, distance.flatten(1), "amax").gather(1, ids).view_as(distance)
+    deepest = torch.zeros(
+        len(region), int(region.shape[1] * region.shape[2]) + 1, device=region.device
+    )
+    deepest = (
+        deepest.scatter_reduce(1, ids, distance.flatten(1), "amax").gather(1, ids).view_as(distance)
+    )
     target = torch.where(distance < (0.5 * deepest).clamp(max=tau), RIM, CORE)
     target = torch.where(boundary & (deepest > 0), BOUNDARY, target)
     return torch.where(valid, target, SEMANTIC_VOID)
@@ -62,11 +72,11 @@ def _nearest_along(squared: Tensor, axis: int, reach: int) -> Tensor:
 
 
 class ResidentLoader:
-    """Shuffled training batches of a data set that is kept on the device: {"image", "semantic", "region_target"}, and the
-    data set's further label maps.
+    """Shuffled training batches of a data set that is kept on the device: {"image", "semantic",
+    "region_target"}, and the data set's further label maps.
 
-    Pictures and label maps are resized to `size` once, when they are read. Draws come from the device's own random
-    state, so a CPU and a GPU draw differently.
+    Pictures and label maps are resized to `size` once, when they are read. Draws come from the
+    device's own random state, so a CPU and a GPU draw differently.
 
     Args:
         dataset: gives {"image", "semantic", "region"} and further label maps, without a transform.
@@ -77,17 +87,38 @@ class ResidentLoader:
         ValueError: the data set is smaller than a batch.
     """
 
-    def __init__(self, dataset, batch_size: int, size: tuple[int, int], tau: float, device: torch.device,
-                 smallest_crop: float = 1.0, light: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        dataset,
+        batch_size: int,
+        size: tuple[int, int],
+        tau: float,
+        device: torch.device,
+        smallest_crop: float = 1.0,
+        light: float = 0.0,
+    ):
         if len(dataset) < batch_size:
-            raise ValueError(f"dataset has {len(dataset)} pictures; expected at least one batch of {batch_size}")
-        self.batch_size, self.tau, self.smallest_crop, self.light = batch_size, tau, smallest_crop, light
+            raise ValueError(
+                f"dataset has {len(dataset)} pictures; expected at least one batch of {batch_size}"
+            )
+        self.batch_size, self.tau, self.smallest_crop, self.light = (
+            batch_size,
+            tau,
+            smallest_crop,
+            light,
+        )
         resize = v2.Resize(size, antialias=True)
         samples = (dataset[index] for index in range(len(dataset)))
         self.names = [name for name in dataset[0] if name not in ("image", "region")]
-        samples = [resize({name: sample[name] for name in ("image", "region", *self.names)}) for sample in samples]
+        samples = [
+            resize({name: sample[name] for name in ("image", "region", *self.names)})
+            for sample in samples
+        ]
         self.image = torch.stack([s["image"].as_subclass(Tensor) for s in samples]).to(device)
-        maps = [torch.stack([_compact(s["region"]), *(_plain(s[name]) for name in self.names)]) for s in samples]
+        maps = [
+            torch.stack([_compact(s["region"]), *(_plain(s[name]) for name in self.names)])
+            for s in samples
+        ]
         self.labels = torch.stack(maps).to(device)
 
     def __len__(self) -> int:
@@ -109,18 +140,28 @@ class ResidentLoader:
         return {"image": image, **labels, "region_target": region_targets(maps[:, 0], self.tau)}
 
     def _windows(self, count: int) -> Tensor:
-        """(count, 2, 3): the part of each picture to be seen, as `affine_grid` wants it; half of them mirrored."""
+        """(count, 2, 3): the part of each picture to be seen, as `affine_grid` wants it; half of
+        them mirrored."""
         draws = torch.rand(count, 5, device=self.image.device)
         height, width = self.image.shape[2:]
         area = self.smallest_crop + (1 - self.smallest_crop) * draws[:, 0]
-        stretch = torch.exp(math.log(0.8) + math.log(1.7 / 0.8) * draws[:, 1]) * height / width  # of the window, in its own units
+        stretch = (
+            torch.exp(math.log(0.8) + math.log(1.7 / 0.8) * draws[:, 1]) * height / width
+        )  # of the window, in its own units
         if self.smallest_crop == 1:
             stretch = torch.ones_like(stretch)
         x = (area * stretch).sqrt().clamp(max=1)
         y = (area / stretch).sqrt().clamp(max=1)
         mirrored = torch.where(draws[:, 4] < 0.5, -1.0, 1.0)
         zero = torch.zeros_like(x)
-        rows = [mirrored * x, zero, (2 * draws[:, 2] - 1) * (1 - x), zero, y, (2 * draws[:, 3] - 1) * (1 - y)]
+        rows = [
+            mirrored * x,
+            zero,
+            (2 * draws[:, 2] - 1) * (1 - x),
+            zero,
+            y,
+            (2 * draws[:, 3] - 1) * (1 - y),
+        ]
         return torch.stack(rows, 1).view(count, 2, 3)
 
     def _relit(self, image: Tensor) -> Tensor:
@@ -142,4 +183,6 @@ def _compact(region: tv_tensors.Mask) -> Tensor:
     """Ids 0..R-1, void -1."""
     region = np.asarray(region)
     ids = np.unique(region[region != REGION_VOID])
-    return torch.from_numpy(np.where(region == REGION_VOID, REGION_VOID, np.searchsorted(ids, region))).to(torch.int16)
+    return torch.from_numpy(
+        np.where(region == REGION_VOID, REGION_VOID, np.searchsorted(ids, region))
+    ).to(torch.int16)

@@ -1,7 +1,9 @@
-"""Decoders of well-known libraries on the encoder of these pages, to compare with: semantic segmentation alone.
+"""Decoders of well-known libraries on the encoder of these pages, to compare with: semantic
+segmentation alone.
 
-Unet and FPN are segmentation_models.pytorch's (the extra `rivals`), LRASPP is torchvision's. Their widths are chosen so that
-each network has about as many parameters as the single-task network for photographs.
+Unet and FPN are segmentation_models.pytorch's (the extra `rivals`), LRASPP is torchvision's. Their
+widths are chosen so that each network has about as many parameters as the single-task network for
+photographs.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ DECODERS = ("Unet", "FPN", "LRASPP")
 class Rival(nn.Module):
     """EfficientNet-Lite0 with a decoder of another library, for the semantic task.
 
-    Unet: Ronneberger et al. 2015. FPN: the semantic branch of Kirillov et al. 2019, figure 3. LRASPP: Howard et al. 2019,
+    Unet: Ronneberger et al. 2015. FPN: the semantic branch of Kirillov et al. 2019, figure 3.
+    LRASPP: Howard et al. 2019,
     figure 10, here with the encoder's strides 8 and 32, for Lite0 is not dilated.
 
     Args:
@@ -40,7 +43,9 @@ class Rival(nn.Module):
     def __init__(self, outputs: dict[str, int], decoder: str, pretrained: bool = True):
         super().__init__()
         if list(outputs) != ["semantic"]:
-            raise ValueError(f"outputs has the tasks {list(outputs)}; expected the semantic task alone")
+            raise ValueError(
+                f"outputs has the tasks {list(outputs)}; expected the semantic task alone"
+            )
         if decoder not in DECODERS:
             raise ValueError(f"decoder is {decoder!r}; expected one of: {', '.join(DECODERS)}")
         self.encoder = backbones.backbone("lite0", pretrained)
@@ -52,7 +57,11 @@ class Rival(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         images = (images - self.mean) / self.std
         logits = self.decoder([images, *self.encoder(images)])
-        return {"semantic": F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)}
+        return {
+            "semantic": F.interpolate(
+                logits, images.shape[-2:], mode="bilinear", align_corners=False
+            )
+        }
 
 
 class _Unet(nn.Sequential):
@@ -67,8 +76,12 @@ class _Unet(nn.Sequential):
 class _Fpn(nn.Sequential):
     def __init__(self, channels: list[int], classes: int):
         smp = _library()
-        decoder = smp.decoders.fpn.decoder.FPNDecoder([3, *channels], pyramid_channels=64, segmentation_channels=32)
-        super().__init__(decoder, smp.base.SegmentationHead(decoder.out_channels, classes, kernel_size=1))
+        decoder = smp.decoders.fpn.decoder.FPNDecoder(
+            [3, *channels], pyramid_channels=64, segmentation_channels=32
+        )
+        super().__init__(
+            decoder, smp.base.SegmentationHead(decoder.out_channels, classes, kernel_size=1)
+        )
         _initialise(smp, *self)
 
 

@@ -1,11 +1,12 @@
 """Execute the notebooks, or do the main job on photographs, and end with a scoreboard.
 
-    python -m fusion_lib.run scenes                # every notebook, then the scoreboard; `make run`
-    python -m fusion_lib.run stanford_background   # train and test on photographs; `make run DATASET=...`
-    python -m fusion_lib.run checkpoint_scenes     # data/*_scenes.safetensors, the shipped models
-    python -m fusion_lib.run checkpoint_stanford_background   # data/fused_photographs.safetensors
-    python -m fusion_lib.run picture               # data/pictures/, at the top of the README
-    python -m fusion_lib.run store [NUMBER ...]    # execute notebooks and store their outputs in place
+python -m fusion_lib.run scenes                # every notebook, then the scoreboard; `make run`
+python -m fusion_lib.run stanford_background   # train and test on photographs; `make run
+DATASET=...` python -m fusion_lib.run checkpoint_scenes     # data/*_scenes.safetensors, the shipped
+models python -m fusion_lib.run checkpoint_stanford_background   #
+data/fused_photographs.safetensors python -m fusion_lib.run picture               # data/pictures/,
+at the top of the README python -m fusion_lib.run store [NUMBER ...]    # execute notebooks and
+store their outputs in place
 """
 
 from __future__ import annotations
@@ -26,12 +27,27 @@ NOTEBOOKS, BUILD, RESULTS = ROOT / "notebooks", ROOT / "build", ROOT / "data" / 
 
 PHOTO_CHECKPOINT = "fused_photographs.safetensors"
 README_SCENE = 14  # one of the better test scenes, and full of touching trees
-MODELS = {"semantic only": ("semantic",), "region only": ("region",), "fused": ("semantic", "region")}
-COLUMNS = ("mIoU argmax", "mIoU vote", "mIoU fused", "pixel accuracy", "covering", "VI bits", "adapted Rand error", "PQ", "minutes")
+MODELS = {
+    "semantic only": ("semantic",),
+    "region only": ("region",),
+    "fused": ("semantic", "region"),
+}
+COLUMNS = (
+    "mIoU argmax",
+    "mIoU vote",
+    "mIoU fused",
+    "pixel accuracy",
+    "covering",
+    "VI bits",
+    "adapted Rand error",
+    "PQ",
+    "minutes",
+)
 
 
 def scenes() -> int:
-    """Execute every notebook in a copy under build/, write each as .ipynb and .html, and end with the scoreboard."""
+    """Execute every notebook in a copy under build/, write each as .ipynb and .html, and end with
+    the scoreboard."""
     import nbformat
     from nbclient.exceptions import CellExecutionError
     from nbconvert import HTMLExporter
@@ -49,8 +65,13 @@ def scenes() -> int:
             print(f"{path.stem} failed: {error.ename}: {error.evalue}", file=sys.stderr)
         times[path.stem] = time.perf_counter() - began
         nbformat.write(notebook, folder / path.name)
-        (folder / f"{path.stem}.html").write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
-    print("\nSeconds a notebook:", ", ".join(f"{name[:2]}: {seconds:.0f}" for name, seconds in times.items()))
+        (folder / f"{path.stem}.html").write_text(
+            HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8"
+        )
+    print(
+        "\nSeconds a notebook:",
+        ", ".join(f"{name[:2]}: {seconds:.0f}" for name, seconds in times.items()),
+    )
     if failed:
         print(f"\nFailed: {', '.join(failed)}; see build/notebooks/", file=sys.stderr)
         return 1
@@ -66,14 +87,21 @@ def scenes() -> int:
 
 
 def stanford_background() -> int:
-    """Train on photographs (resumed if it was interrupted), test on fold 0, write a scoreboard and fused maps."""
+    """Train on photographs (resumed if it was interrupted), test on fold 0, write a scoreboard and
+    fused maps."""
     folder = BUILD / "stanford_background"
     photographs = recipes.PHOTOGRAPHS
     rows = classical_rows(photographs, ("Felzenszwalb",), pictures=15)
     for name, recipe in (("semantic only", photographs), ("fused", recipes.PHOTOGRAPHS_FUSED)):
         rows[f"{name}, ImageNet encoder"] = learned_row(recipe, name, folder / name.split()[0])
-    rows["fused, from scratch"] = learned_row(recipes.PHOTOGRAPHS_SCRATCH, "fused", folder / "scratch")
-    scoreboard(rows, "Stanford Background, 143 test photographs of fold 0", BUILD / "scoreboard_stanford_background.md")
+    rows["fused, from scratch"] = learned_row(
+        recipes.PHOTOGRAPHS_SCRATCH, "fused", folder / "scratch"
+    )
+    scoreboard(
+        rows,
+        "Stanford Background, 143 test photographs of fold 0",
+        BUILD / "scoreboard_stanford_background.md",
+    )
     test = datasets.StanfordBackground("test")
     for index in range(8):
         path = folder / "fused_maps" / f"{test.image_ids[index]}.png"
@@ -83,39 +111,78 @@ def stanford_background() -> int:
 
 
 def checkpoint_scenes() -> int:
-    """Train the three fused designs on the scenes as seed 0 of the experiment `fusion` does, and ship them."""
+    """Train the three fused designs on the scenes as seed 0 of the experiment `fusion` does, and
+    ship them."""
     folder = ROOT / "data"
-    for name, model_name in (("fused", grids.FUSED), ("attention", "attention"), ("gates", "gates")):
+    for name, model_name in (
+        ("fused", grids.FUSED),
+        ("attention", "attention"),
+        ("gates", "gates"),
+    ):
         declared = {"epochs": recipes.SCENES.epochs, "seed": 0, "model": model_name}
-        model, history = measures.train(declared, BUILD / "experiments" / experiments.fingerprint(measures.settings(declared)))
+        model, history = measures.train(
+            declared, BUILD / "experiments" / experiments.fingerprint(measures.settings(declared))
+        )
         decoding = recipes.tune_decoding(model, recipes.SCENES)
         shipped = model if model_name == grids.FUSED else model.half()
-        checkpoints.save_checkpoint(shipped, folder / f"{name}_scenes.safetensors", decoding=decoding, minutes=round(_minutes(history), 2))
+        checkpoints.save_checkpoint(
+            shipped,
+            folder / f"{name}_scenes.safetensors",
+            decoding=decoding,
+            minutes=round(_minutes(history), 2),
+        )
     write_sums(folder)
     return 0
 
 
 def checkpoint_stanford_background() -> int:
-    """Train the fused model on photographs as seed 0 of the experiment `photographs` does, and ship it in half precision."""
-    declared = {"data": "photographs", "epochs": recipes.PHOTOGRAPHS_FUSED.epochs, "seed": 0, "beta": 2.0, "model": "own decoders"}
-    model, history = measures.train(declared, BUILD / "experiments" / experiments.fingerprint(measures.settings(declared)))
-    facts = {"decoding": recipes.tune_decoding(model, recipes.PHOTOGRAPHS_FUSED), "size": recipes.PHOTOGRAPHS_FUSED.size}
-    checkpoints.save_checkpoint(model.half(), ROOT / "data" / PHOTO_CHECKPOINT, **facts, minutes=round(_minutes(history), 2))
+    """Train the fused model on photographs as seed 0 of the experiment `photographs` does, and ship
+    it in half precision."""
+    declared = {
+        "data": "photographs",
+        "epochs": recipes.PHOTOGRAPHS_FUSED.epochs,
+        "seed": 0,
+        "beta": 2.0,
+        "model": "own decoders",
+    }
+    model, history = measures.train(
+        declared, BUILD / "experiments" / experiments.fingerprint(measures.settings(declared))
+    )
+    facts = {
+        "decoding": recipes.tune_decoding(model, recipes.PHOTOGRAPHS_FUSED),
+        "size": recipes.PHOTOGRAPHS_FUSED.size,
+    }
+    checkpoints.save_checkpoint(
+        model.half(), ROOT / "data" / PHOTO_CHECKPOINT, **facts, minutes=round(_minutes(history), 2)
+    )
     write_sums(ROOT / "data")
     return 0
 
 
 def picture() -> int:
-    """Draw README's picture: a test scene and a photograph (by SpaceX, CC0, from scikit-image), fused."""
+    """Draw README's picture: a test scene and a photograph (by SpaceX, CC0, from scikit-image),
+    fused."""
     import torch
     from skimage import data
     from torchvision.transforms import v2
 
     scene = datasets.Scenes("test")[README_SCENE]["image"]
-    rocket = v2.functional.resize(torch.from_numpy(data.rocket()).permute(2, 0, 1), [240, 320], antialias=True)
+    rocket = v2.functional.resize(
+        torch.from_numpy(data.rocket()).permute(2, 0, 1), [240, 320], antialias=True
+    )
     folder = ROOT / "data" / "pictures"
-    _draw(scene, datasets.data_file("fused_scenes.safetensors"), datasets.Scenes.classes, folder / "scene.png")
-    _draw(rocket, datasets.data_file(PHOTO_CHECKPOINT), datasets.StanfordBackground.classes, folder / "photograph.png")
+    _draw(
+        scene,
+        datasets.data_file("fused_scenes.safetensors"),
+        datasets.Scenes.classes,
+        folder / "scene.png",
+    )
+    _draw(
+        rocket,
+        datasets.data_file(PHOTO_CHECKPOINT),
+        datasets.StanfordBackground.classes,
+        folder / "photograph.png",
+    )
     return 0
 
 
@@ -135,7 +202,8 @@ def _draw(image, checkpoint_path: Path, classes: tuple[str, ...], path: Path) ->
 
 
 def classical_rows(recipe: recipes.Recipe, names: tuple[str, ...], pictures: int) -> dict:
-    """Covering and its companions of classical methods, parameters chosen on the first validation pictures."""
+    """Covering and its companions of classical methods, parameters chosen on the first validation
+    pictures."""
     val, test = recipe.dataset("val"), recipe.dataset("test")
     rows = {}
     for name in names:
@@ -146,10 +214,14 @@ def classical_rows(recipe: recipes.Recipe, names: tuple[str, ...], pictures: int
 
 def learned_row(recipe: recipes.Recipe, name: str, folder: Path | None, seed: int = 0) -> dict:
     """Train one of `MODELS` and test it."""
-    model, history = recipes.fit(recipe, {task: recipes.TASKS[task] for task in MODELS[name]}, seed, folder)
+    model, history = recipes.fit(
+        recipe, {task: recipes.TASKS[task] for task in MODELS[name]}, seed, folder
+    )
     decoding = recipes.tune_decoding(model, recipe) if "region" in MODELS[name] else {}
     if folder is not None and len(MODELS[name]) == 2:
-        checkpoints.save_checkpoint(model, folder / "model.safetensors", decoding=decoding, size=recipe.size)
+        checkpoints.save_checkpoint(
+            model, folder / "model.safetensors", decoding=decoding, size=recipe.size
+        )
     return _row(model, recipe, decoding, _minutes(history))
 
 
@@ -167,18 +239,27 @@ def scoreboard(rows: dict[str, dict], title: str, path: Path) -> None:
 
 # Columns of the README's tables: what the reader sees, and the experiments' names for it.
 TABLE = {
-    "mIoU argmax": "miou", "mIoU fused": "miou_fused", "pixel accuracy": "pixel_accuracy", "covering": "covering",
-    "covering fused": "covering_fused", "PQ fused": "pq_fused",
-}  # fmt: skip
+    "mIoU argmax": "miou",
+    "mIoU fused": "miou_fused",
+    "pixel accuracy": "pixel_accuracy",
+    "covering": "covering",
+    "covering fused": "covering_fused",
+    "PQ fused": "pq_fused",
+}
 
 
 def results_table(name: str, **which) -> str:
-    """A Markdown table of an experiment's stored rows: mean and (of several runs) standard deviation for each model.
+    """A Markdown table of an experiment's stored rows: mean and (of several runs) standard
+    deviation for each model.
 
     Where rows differ in their epochs, so do the lines.
     """
     rows = experiments.select(experiments.results(name), **which)
-    columns = {shown: column for shown, column in TABLE.items() if any(row.get(column) is not None for row in rows)}
+    columns = {
+        shown: column
+        for shown, column in TABLE.items()
+        if any(row.get(column) is not None for row in rows)
+    }
     lines = [f"| | runs | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
     lengths = {row["epochs"] for row in rows}
     for model, epochs in dict.fromkeys((row["model"], row["epochs"]) for row in rows):
@@ -193,13 +274,21 @@ def results_table(name: str, **which) -> str:
 
 
 def execute(notebook, name: str, folder: Path) -> None:
-    """Run a notebook from top to bottom in `folder`, filling in its outputs, also those before an error."""
+    """Run a notebook from top to bottom in `folder`, filling in its outputs, also those before an
+    error."""
     from nbclient import NotebookClient
 
-    os.environ["TQDM_DISABLE"] = "1"  # the kernel inherits it: no progress bars among the stored outputs
+    os.environ["TQDM_DISABLE"] = (
+        "1"  # the kernel inherits it: no progress bars among the stored outputs
+    )
     client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(folder)}}, coalesce_streams=True)
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": str(folder)}},
+        coalesce_streams=True,
+    )
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     with tqdm(total=cells, desc=name, unit="cell", disable=False) as bar:
         client.on_cell_executed = lambda **_: bar.update()
@@ -211,7 +300,8 @@ def execute(notebook, name: str, folder: Path) -> None:
 
 
 def store(numbers: list[str]) -> int:
-    """Execute the notebooks whose names begin with the numbers (all without any), and store their outputs."""
+    """Execute the notebooks whose names begin with the numbers (all without any), and store their
+    outputs."""
     import nbformat
 
     for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
@@ -226,7 +316,10 @@ def _row(model, recipe: recipes.Recipe, decoding: dict, minutes: float) -> dict:
     scores = recipes.scores(model, recipe, decoding)
     row = {"minutes": minutes}
     if "semantic" in scores:
-        row |= {"mIoU argmax": scores["semantic"]["miou"], "pixel accuracy": scores["semantic"]["pixel_accuracy"]}
+        row |= {
+            "mIoU argmax": scores["semantic"]["miou"],
+            "pixel accuracy": scores["semantic"]["pixel_accuracy"],
+        }
     if "voted" in scores:
         row |= {"mIoU vote": scores["voted"]["miou"], "mIoU fused": scores["fused"]["miou"]}
     if "partition" in scores:
@@ -237,7 +330,9 @@ def _row(model, recipe: recipes.Recipe, decoding: dict, minutes: float) -> dict:
 
 
 def _minutes(history: list[dict]) -> float:
-    return sum(entry["seconds"] for entry in history) / 60  # also of the epochs before an interruption
+    return (
+        sum(entry["seconds"] for entry in history) / 60
+    )  # also of the epochs before an interruption
 
 
 def _partition(scores: dict) -> dict:
@@ -249,9 +344,12 @@ def _partition(scores: dict) -> dict:
 
 
 COMMANDS = {
-    "scenes": scenes, "stanford_background": stanford_background,
-    "checkpoint_scenes": checkpoint_scenes, "checkpoint_stanford_background": checkpoint_stanford_background, "picture": picture,
-}  # fmt: skip
+    "scenes": scenes,
+    "stanford_background": stanford_background,
+    "checkpoint_scenes": checkpoint_scenes,
+    "checkpoint_stanford_background": checkpoint_stanford_background,
+    "picture": picture,
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -259,7 +357,10 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["store"]:
         return store(arguments[1:])
     if len(arguments) != 1 or arguments[0] not in COMMANDS:
-        print(f"DATASET is {' '.join(arguments)!r}; expected one of: scenes, stanford_background", file=sys.stderr)
+        print(
+            f"DATASET is {' '.join(arguments)!r}; expected one of: scenes, stanford_background",
+            file=sys.stderr,
+        )
         return 2
     return COMMANDS[arguments[0]]()
 

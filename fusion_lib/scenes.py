@@ -74,7 +74,10 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
     Raises:
         ValueError: a knob is outside [0, 1].
     """
-    for name, value in (("colour_similarity", colour_similarity), ("shape_ambiguity", shape_ambiguity)):
+    for name, value in (
+        ("colour_similarity", colour_similarity),
+        ("shape_ambiguity", shape_ambiguity),
+    ):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; expected a number in [0, 1]")
     rng = np.random.default_rng(seed)
@@ -84,7 +87,12 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
     if rng.random() < 0.65:
         if rng.random() < 0.5:  # often the lake mirrors the sky
             stuff_colours[2] = np.clip(stuff_colours[0] + 0.1 * (rng.random(3) - 0.5), 0, 1)
-        shore = (_uniform(rng, -0.1, 1.1), _uniform(rng, 0.72, 1.0), _uniform(rng, 0.25, 0.6), _uniform(rng, 0.08, 0.22))
+        shore = (
+            _uniform(rng, -0.1, 1.1),
+            _uniform(rng, 0.72, 1.0),
+            _uniform(rng, 0.25, 0.6),
+            _uniform(rng, 0.08, 0.22),
+        )
     things = []
     for _ in range(3 + int(6 * rng.random())):
         similar = rng.random() < colour_similarity
@@ -93,7 +101,9 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
         if similar:
             thing.colours[:] = np.clip(neighbour + 0.12 * (rng.random(3) - 0.5), 0, 1)
         things.append(thing)
-    things.sort(key=lambda thing: thing.y)  # nearer things stand lower in the picture and are drawn later
+    things.sort(
+        key=lambda thing: thing.y
+    )  # nearer things stand lower in the picture and are drawn later
     return Scene(
         seed=seed,
         horizon=horizon,
@@ -170,7 +180,10 @@ def render(
     crowd = 0.5 if not scene.things else float(np.mean([thing.x for thing in scene.things]))
     for number, thing in enumerate(scene.things):
         foot = crowd + (1 - occlusion) * (thing.x - crowd) + thing.speed * time
-        u, v = (x - foot) / thing.width, (thing.y - y) / thing.height  # v grows upwards from the foot
+        u, v = (
+            (x - foot) / thing.width,
+            (thing.y - y) / thing.height,
+        )  # v grows upwards from the foot
         inside, detail = _shape(thing, u, v)
         semantic[inside] = thing.kind
         instance[inside] = len(CLASSES) + number
@@ -179,7 +192,11 @@ def render(
     tiny = np.bincount(region.ravel())[region] < SMALLEST_REGION
     region = connected_regions(np.where(tiny, REGION_VOID, instance))
     semantic = np.where(tiny, SEMANTIC_VOID, semantic)
-    return _expose(scene, colour, x, y, light, light_slope, noise), semantic.astype(np.int64), region
+    return (
+        _expose(scene, colour, x, y, light, light_slope, noise),
+        semantic.astype(np.int64),
+        region,
+    )
 
 
 def connected_regions(ids: np.ndarray) -> np.ndarray:
@@ -191,26 +208,31 @@ def connected_regions(ids: np.ndarray) -> np.ndarray:
 
 
 def generate(folder: str | Path) -> None:
-    """Write every split as FOLDER/scenes_SPLIT.npz (arrays images, semantic, region), and SHA256SUMS."""
+    """Write every split as FOLDER/scenes_SPLIT.npz (arrays images, semantic, region), and
+    SHA256SUMS."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for split, seeds in SPLITS.items():
         pictures = [render(sample_scene(seed)) for seed in seeds]
         images, semantic, region = (np.stack(arrays) for arrays in zip(*pictures))
         path = folder / f"scenes_{split}.npz"
-        np.savez_compressed(path, images=images, semantic=semantic.astype(np.uint8), region=region.astype(np.int8))
+        np.savez_compressed(
+            path, images=images, semantic=semantic.astype(np.uint8), region=region.astype(np.int8)
+        )
     write_sums(folder)
 
 
 def write_sums(folder: Path) -> None:
-    """Write FOLDER/SHA256SUMS, a line for every data file and checkpoint in the folder, as `sha256sum` does."""
+    """Write FOLDER/SHA256SUMS, a line for every data file and checkpoint in the folder, as
+    `sha256sum` does."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".safetensors"))
     sums = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
     (folder / "SHA256SUMS").write_text("".join(sums))
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    # Only `random` is used for what decides a label: its stream has never changed between NumPy versions.
+    # Only `random` is used for what decides a label: its stream has never changed between NumPy
+    # versions.
     return low + (high - low) * float(rng.random())
 
 
@@ -252,12 +274,15 @@ def _sample_thing(rng: np.random.Generator, horizon: float, shape_ambiguity: flo
 
 
 def _shape(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The thing's silhouette, and the part of it in its second colour; u in [-.5, .5], v in [0, 1] inside."""
+    """The thing's silhouette, and the part of it in its second colour; u in [-.5, .5], v in [0, 1]
+    inside."""
     telling = 1 - thing.ambiguity
     nothing = np.zeros(u.shape, bool)
     if thing.kind == BUILDING:
         walls = (abs(u) < 0.5) & (v > 0) & (v < 1 - 0.3 * telling)
-        roof = (v >= 1 - 0.3 * telling) & (v < 1) & (abs(u) < 0.5 * (1 - v) / (0.3 * telling + 1e-9))
+        roof = (
+            (v >= 1 - 0.3 * telling) & (v < 1) & (abs(u) < 0.5 * (1 - v) / (0.3 * telling + 1e-9))
+        )
         return walls | roof, roof
     if thing.kind == TREE:
         trunk_top = 0.08 + 0.32 * telling
@@ -289,8 +314,11 @@ def _paint(thing: Thing, x: np.ndarray, y: np.ndarray, detail: np.ndarray) -> np
     return np.where((pattern | detail)[..., None], second, main)
 
 
-def _camera(size: int, scale: float, rotation: float, perspective: float) -> tuple[np.ndarray, np.ndarray]:
-    """The point of the scene that each pixel sees, x to the right and y down, (0, 1) over the picture."""
+def _camera(
+    size: int, scale: float, rotation: float, perspective: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The point of the scene that each pixel sees, x to the right and y down, (0, 1) over the
+    picture."""
     centres = (np.arange(size) + 0.5) / size - 0.5
     x, y = np.meshgrid(centres, centres)
     depth = scale * (1 + perspective * y)
@@ -305,7 +333,9 @@ def _expose(scene, colour, x, y, light, light_slope, noise) -> np.ndarray:
     exposed = colour * np.clip(gain, 0, None)[..., None]
     for axis in (0, 1):  # the lens: a 1-2-1 blur along both axes, edges repeated
         padded = np.pad(exposed, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        before, middle, after = (np.take(padded, range(i, i + exposed.shape[axis]), axis) for i in range(3))
+        before, middle, after = (
+            np.take(padded, range(i, i + exposed.shape[axis]), axis) for i in range(3)
+        )
         exposed = (before + 2 * middle + after) / 4
     grain = np.random.default_rng((scene.seed, 1)).standard_normal(exposed.shape)
     return np.round(255 * np.clip(exposed + noise * grain, 0, 1)).astype(np.uint8)

@@ -1,7 +1,9 @@
-"""From region maps to something a network can learn: targets that do not care how regions are numbered.
+"""From region maps to something a network can learn: targets that do not care how regions are
+numbered.
 
-A region id is arbitrary, so it cannot be a class. Whether a pixel lies on a boundary, beside one, or
-in the heart of its region is not arbitrary. `region_target` turns a region map into these three classes.
+A region id is arbitrary, so it cannot be a class. Whether a pixel lies on a boundary, beside one,
+or in the heart of its region is not arbitrary. `region_target` turns a region map into these three
+classes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ def boundary_mask(region: np.ndarray) -> np.ndarray:
     valid = region != REGION_VOID
     boundary = np.zeros(region.shape, bool)
     for axis in (0, 1):
-        here, there = (slice(None),) * axis + (slice(1, None),), (slice(None),) * axis + (slice(None, -1),)
+        here, there = (
+            (slice(None),) * axis + (slice(1, None),),
+            (slice(None),) * axis + (slice(None, -1),),
+        )
         differs = (region[here] != region[there]) & valid[here] & valid[there]
         boundary[here] |= differs
         boundary[there] |= differs
@@ -47,7 +52,8 @@ def region_target(region: np.ndarray, tau: float) -> np.ndarray:
 
     Args:
         region: (H, W) integer region map, void -1. Ids may be any non-negative numbers.
-        tau: the rim is what lies nearer than this to a boundary pixel; 5 pixels suit pictures of 240 x 320.
+        tau: the rim is what lies nearer than this to a boundary pixel; 5 pixels suit pictures of
+            240 x 320.
 
     Returns:
         (H, W) int64.
@@ -105,7 +111,9 @@ def class_weights(targets, num_classes: int = len(REGION_CLASSES)) -> torch.Tens
         counts += np.bincount(np.asarray(target).ravel(), minlength=256)
     counts = counts[:num_classes]
     if (counts == 0).any():
-        raise ValueError(f"targets holds no pixel of class {counts.argmin()}; counts are {counts.tolist()}")
+        raise ValueError(
+            f"targets holds no pixel of class {counts.argmin()}; counts are {counts.tolist()}"
+        )
     frequency = counts / counts.sum()
     weights = frequency**-0.5
     return torch.tensor(weights / (weights * frequency).sum(), dtype=torch.float32)
@@ -114,7 +122,9 @@ def class_weights(targets, num_classes: int = len(REGION_CLASSES)) -> torch.Tens
 def _checked_region_map(region) -> np.ndarray:
     region = np.asarray(region)
     if not np.issubdtype(region.dtype, np.integer):
-        raise TypeError(f"region has dtype {region.dtype}; expected integer ids (void {REGION_VOID})")
+        raise TypeError(
+            f"region has dtype {region.dtype}; expected integer ids (void {REGION_VOID})"
+        )
     if region.ndim != 2:
         raise ValueError(f"region has shape {region.shape}; expected (H, W)")
     return region

@@ -1,7 +1,7 @@
 """The training loop. It is plain PyTorch and meant to be read.
 
-Every epoch starts from a seed of its own. With the random states kept by `checkpoints.Run`, a run that was killed at
-any moment goes on exactly as if nothing had happened.
+Every epoch starts from a seed of its own. With the random states kept by `checkpoints.Run`, a run
+that was killed at any moment goes on exactly as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,11 +40,18 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         ValueError: the named device is not on this machine.
     """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         name = next(device for device, there in present.items() if there)
     if not present.get(name.partition(":")[0], False):
-        raise ValueError(f"device is {name!r}, which this machine lacks; it has {[d for d, t in present.items() if t]}")
+        raise ValueError(
+            f"device is {name!r}, which this machine lacks; it has"
+            f" {[d for d, t in present.items() if t]}"
+        )
     return torch.device(name)
 
 
@@ -78,45 +84,60 @@ def train(
     """Train by gradient descent on the summed loss; leaves the best weights in `model`.
 
     AdamW with a one-cycle learning rate (Smith & Topin 2018), gradients clipped to a norm. The best
-    epoch is the one with the highest mean over the tasks of the mIoU of their pixel classes on `val_loader`.
+    epoch is the one with the highest mean over the tasks of the mIoU of their pixel classes on
+    `val_loader`.
 
-    Where several processes have joined (`processes.start`), each calls this with its share of the pictures, and all
-    take the same steps. If a GPU's memory does not suffice for a batch, the batch is computed in two pieces, or four,
-    and so on, whose gradients add up to that of the whole; only batch norm sees the pieces.
+    Where several processes have joined (`processes.start`), each calls this with its share of the
+    pictures, and all take the same steps. If a GPU's memory does not suffice for a batch, the batch
+    is computed in two pieces, or four, and so on, whose gradients add up to that of the whole; only
+    batch norm sees the pieces.
 
     Args:
         model: maps images to {task: logits}.
         loss: maps outputs and batch to {"total": ..., task: ...}.
-        train_loader, val_loader: yield {"image": float (N, 3, H, W), "semantic": ..., "region_target": ...}. With
-            several processes the train_loader has a `DistributedSampler`, and no picture is in two val_loaders.
+        train_loader, val_loader: yield {"image": float (N, 3, H, W), "semantic": ...,
+            "region_target": ...}. With several processes the train_loader has a
+            `DistributedSampler`, and no picture is in two val_loaders.
         epochs: length of the whole run; the learning rate's cycle ends there.
         learning_rate: the highest of the cycle.
         gradient_clip: largest allowed norm of the gradient of all parameters together.
-        encoder_factor: share of the learning rate that the encoder gets, see `models.parameter_groups`.
+        encoder_factor: share of the learning rate that the encoder gets, see
+            `models.parameter_groups`.
         seed: decides shuffling and augmentation; the initial weights are the caller's.
-        device: default `choose_device()`. On CUDA, mixed precision is used (bfloat16 where the hardware has it).
-        weighting: how the tasks' losses become one update, see `weighting`; default the plain sum of `loss`. With
-            another one the run cannot be resumed, so `folder` must be None.
-        folder: where to keep the state, and `best.safetensors`; see `checkpoints.Run`. A run found there is resumed.
-        save_every: batches between two states within an epoch; one is written after every epoch, too.
-        compile: put the model behind `torch.compile` at the first batch; where that fails, go on without, and say why.
+        device: default `choose_device()`. On CUDA, mixed precision is used (bfloat16 where the
+            hardware has it).
+        weighting: how the tasks' losses become one update, see `weighting`; default the plain sum
+            of `loss`. With another one the run cannot be resumed, so `folder` must be None.
+        folder: where to keep the state, and `best.safetensors`; see `checkpoints.Run`. A run found
+            there is resumed.
+        save_every: batches between two states within an epoch; one is written after every epoch,
+            too.
+        compile: put the model behind `torch.compile` at the first batch; where that fails, go on
+            without, and say why.
         stop_after: end this call after so many epochs, as an interruption would.
 
     Returns:
-        One dict an epoch: "epoch", "learning_rate", "seconds", "memory_mib" (highest in use so far), "train_total",
-        "train_<task>", "val_total", "val_<task>", "val_miou_<task>", "val_score", and what the weighting remembers.
+        One dict an epoch: "epoch", "learning_rate", "seconds", "memory_mib" (highest in use so
+            far), "train_total",
+        "train_<task>", "val_total", "val_<task>", "val_miou_<task>", "val_score", and what the
+        weighting remembers.
 
     Raises:
-        FloatingPointError: a loss is not finite; names the task, the epoch and the batch, and keeps the batch in `folder`.
-        KeyboardInterrupt: after the step that the interrupt came in; the state is written, and `model` has its weights.
-        ValueError: `folder` holds a run with other settings, or a state that cannot be read; or nothing is to be
-            done; or `folder` and `weighting` are both given; or several processes share no sampler.
+        FloatingPointError: a loss is not finite; names the task, the epoch and the batch, and keeps
+            the batch in `folder`.
+        KeyboardInterrupt: after the step that the interrupt came in; the state is written, and
+            `model` has its weights.
+        ValueError: `folder` holds a run with other settings, or a state that cannot be read; or
+            nothing is to be done; or `folder` and `weighting` are both given; or several processes
+            share no sampler.
         RuntimeError: the GPU no longer answers.
     """
     rank, count = processes.rank_and_count()
     weighting = _checked(weighting, folder, train_loader, epochs, stop_after, count)
     device = device or choose_device()
-    model = model.to(device, memory_format=torch.channels_last)  # on a CPU too, convolutions run faster so
+    model = model.to(
+        device, memory_format=torch.channels_last
+    )  # on a CPU too, convolutions run faster so
     forward = nn.parallel.DistributedDataParallel(model) if count > 1 else model
     loss = loss.to(device)
     steps = epochs * len(train_loader)
@@ -128,18 +149,35 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rates, total_steps=steps)
     precision = half_precision(device)
     mixed = torch.autocast(device.type, precision, enabled=device.type == "cuda")
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and precision == torch.float16)
-    settings = {"epochs": epochs, "learning_rate": learning_rate, "weight_decay": weight_decay,
-                "gradient_clip": gradient_clip, "seed": seed, "steps": steps,
-                "task_weights": loss.task_weights}  # fmt: skip
+    scaler = torch.amp.GradScaler(
+        device.type, enabled=device.type == "cuda" and precision == torch.float16
+    )
+    settings = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "gradient_clip": gradient_clip,
+        "seed": seed,
+        "steps": steps,
+        "task_weights": loss.task_weights,
+    }
     if encoder_factor != 1:  # so that runs of before there was a factor go on
         settings["encoder_factor"] = encoder_factor
-    run = Run(folder, settings, {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler})
+    run = Run(
+        folder,
+        settings,
+        {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler},
+    )
     run.resume()
     last = epochs if stop_after is None else min(epochs, len(run.history) + stop_after)
     guards.forget_peak_memory(device)
-    pieces, look_every = 1, 1 if device.type == "cpu" else 20  # to look at a GPU's losses is to wait for them
-    bar = tqdm(total=last, initial=len(run.history), desc="epochs", **({"disable": True} if rank else {}))
+    pieces, look_every = (
+        1,
+        1 if device.type == "cpu" else 20,
+    )  # to look at a GPU's losses is to wait for them
+    bar = tqdm(
+        total=last, initial=len(run.history), desc="epochs", **({"disable": True} if rank else {})
+    )
     with guards.Interrupts() as interrupts:
         while len(run.history) < last:
             epoch, began = len(run.history), time.perf_counter() - run.seconds
@@ -148,7 +186,8 @@ def train(
                 train_loader.sampler.set_epoch(epoch)
             model.train()
             batches, unseen = iter(train_loader), []
-            for _ in run.losses:  # batches of before an interruption: drawn once more, so that chance goes the same way
+            # batches of before an interruption: drawn once more, so that chance goes the same way
+            for _ in run.losses:
                 next(batches)
             run.restore_random()
             for number, batch in enumerate(batches, len(run.losses)):
@@ -159,7 +198,9 @@ def train(
                     compile = False
                     print(f"not compiled: {problem}" if problem else "compiled")
                 optimizer.zero_grad(set_to_none=True)
-                parts, pieces = _descend(forward, model, loss, batch, weighting, scaler.scale, mixed, pieces)
+                parts, pieces = _descend(
+                    forward, model, loss, batch, weighting, scaler.scale, mixed, pieces
+                )
                 run.losses.append(parts)
                 unseen.append(batch)
                 pause = interrupts.asked or (number + 1) % save_every == 0
@@ -177,11 +218,16 @@ def train(
                     run.save()
                     interrupts.end_if_asked(f"after batch {number} of epoch {epoch}")
             processes.share_buffers(model)
-            entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]} | _means(run.losses, device)
+            entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]} | _means(
+                run.losses, device
+            )
             entry |= weighting.end_epoch() | validate(model, loss, val_loader, device)
             validated = {name: entry[f"val_{name}"] for name in run.losses[0]}
             guards.name_not_finite(validated, f"the validation after epoch {epoch}")
-            entry |= {"seconds": time.perf_counter() - began, "memory_mib": guards.peak_memory(device)}
+            entry |= {
+                "seconds": time.perf_counter() - began,
+                "memory_mib": guards.peak_memory(device),
+            }
             run.finish_epoch(entry)
             bar.update()
             interrupts.end_if_asked(f"after epoch {epoch}")
@@ -190,51 +236,74 @@ def train(
     return run.history
 
 
-def _checked(weighting, folder, train_loader, epochs: int, stop_after: int | None, count: int) -> PlainSum:
+def _checked(
+    weighting, folder, train_loader, epochs: int, stop_after: int | None, count: int
+) -> PlainSum:
     if folder is not None and weighting is not None:
-        raise ValueError("folder and weighting are both given; a run with a weighting cannot be resumed, leave one out")
+        raise ValueError(
+            "folder and weighting are both given; a run with a weighting cannot be resumed, leave"
+            " one out"
+        )
     if epochs < 1 or (stop_after is not None and stop_after < 1) or not len(train_loader):
         raise ValueError(
-            f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {len(train_loader)} batches; "
-            "expected at least one of each"
+            f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {len(train_loader)}"
+            " batches; expected at least one of each"
         )
     if count > 1 and not isinstance(getattr(train_loader, "sampler", None), DistributedSampler):
         raise ValueError(
-            f"there are {count} processes, and train_loader has no DistributedSampler; each would train on every picture. "
-            "Build it with recipes.loaders"
+            f"there are {count} processes, and train_loader has no DistributedSampler; each would"
+            " train on every picture. Build it with recipes.loaders"
         )
     if count > 1 and weighting is not None:
-        raise ValueError(f"weighting is {type(weighting).__name__}; several processes expect the plain sum, leave it out")
+        raise ValueError(
+            f"weighting is {type(weighting).__name__}; several processes expect the plain sum,"
+            " leave it out"
+        )
     return weighting or PlainSum()
 
 
 def _descend(forward, model, loss, batch, weighting, scale, mixed, pieces: int) -> tuple[dict, int]:
-    """Fill the gradients with those of a batch's loss, in as many pieces as it takes; parts of the loss, and pieces."""
+    """Fill the gradients with those of a batch's loss, in as many pieces as it takes; parts of the
+    loss, and pieces."""
     size = len(batch["image"])
     while True:
         try:
             return _in_pieces(forward, model, loss, batch, weighting, scale, mixed, pieces), pieces
         except torch.cuda.OutOfMemoryError as error:
-            if 2 * pieces > size or type(weighting) is not PlainSum or processes.rank_and_count()[1] > 1:
+            if (
+                2 * pieces > size
+                or type(weighting) is not PlainSum
+                or processes.rank_and_count()[1] > 1
+            ):
                 raise type(error)(
-                    f"a batch of {size} pictures, {math.ceil(size / pieces)} at a time, does not fit the GPU's memory ({error}); "
-                    "use smaller pictures, or a smaller batch"
+                    f"a batch of {size} pictures, {math.ceil(size / pieces)} at a time, does not"
+                    f" fit the GPU's memory ({error}); use smaller pictures, or a smaller batch"
                 ) from error
         pieces *= 2
         model.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
-        print(f"out of memory: from now on {size} pictures in {pieces} pieces; their gradients add up to the batch's")
+        print(
+            f"out of memory: from now on {size} pictures in {pieces} pieces; their gradients add up"
+            " to the batch's"
+        )
 
 
-def _in_pieces(forward, model, loss, batch, weighting, scale, mixed, pieces: int) -> dict[str, torch.Tensor]:
+def _in_pieces(
+    forward, model, loss, batch, weighting, scale, mixed, pieces: int
+) -> dict[str, torch.Tensor]:
     sums, whole, count = {}, None, processes.rank_and_count()[1]
     size = math.ceil(len(batch["image"]) / pieces)
     for start in range(0, len(batch["image"]), size):
         piece = {name: values[start : start + size] for name, values in batch.items()}
         with mixed:
             outputs = forward(piece["image"])
-            if whole is None and (pieces > 1 or count > 1):  # the mean over processes is taken later: hence the division
-                whole = {t: processes.add_up(n.float()) / count for t, n in loss.normalisers(outputs, batch).items()}
+            if whole is None and (
+                pieces > 1 or count > 1
+            ):  # the mean over processes is taken later: hence the division
+                whole = {
+                    t: processes.add_up(n.float()) / count
+                    for t, n in loss.normalisers(outputs, batch).items()
+                }
             parts = loss(outputs, piece) if whole is None else loss(outputs, piece, whole)
         weighting.backward(parts, model, scale)
         sums = {name: sums.get(name, 0.0) + part.detach() for name, part in parts.items()}
@@ -242,12 +311,15 @@ def _in_pieces(forward, model, loss, batch, weighting, scale, mixed, pieces: int
 
 
 def compiled(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str]:
-    """The model behind `torch.compile`, tried out forward and backward, and ""; or the model as it is, and why.
+    """The model behind `torch.compile`, tried out forward and backward, and ""; or the model as it
+    is, and why.
 
-    Both share their weights. What fails to compile differs between machines: a missing C++ compiler, an old GPU.
+    Both share their weights. What fails to compile differs between machines: a missing C++
+    compiler, an old GPU.
 
     Args:
-        images: (N, 3, H, W) on the model's device, as they will come; another shape compiles once more.
+        images: (N, 3, H, W) on the model's device, as they will come; another shape compiles once
+            more.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     faster = torch.compile(model)
@@ -262,16 +334,26 @@ def compiled(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str]:
 
 
 def time_step(
-    model: nn.Module, images: torch.Tensor, precision: torch.dtype = torch.float32, repeats: int = 10, backward: bool = True
+    model: nn.Module,
+    images: torch.Tensor,
+    precision: torch.dtype = torch.float32,
+    repeats: int = 10,
+    backward: bool = True,
 ) -> float:
-    """Median milliseconds of one forward and (unless told otherwise) backward pass, after two to warm up."""
+    """Median milliseconds of one forward and (unless told otherwise) backward pass, after two to
+    warm up."""
     device = images.device
-    synchronize = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
+    synchronize = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(
+        device.type, lambda: None
+    )
     times = []
     for _ in range(repeats + 2):
         synchronize()
         began = time.perf_counter()
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32), torch.set_grad_enabled(backward):
+        with (
+            torch.autocast(device.type, precision, enabled=precision != torch.float32),
+            torch.set_grad_enabled(backward),
+        ):
             outputs = model(images)
         if backward:
             sum(logits.float().square().mean() for logits in outputs.values()).backward()
@@ -281,8 +363,11 @@ def time_step(
 
 
 @torch.no_grad()
-def validate(model: nn.Module, loss: FusionLoss, loader: DataLoader, device: torch.device) -> dict[str, float]:
-    """Mean loss and mIoU of each task's pixel classes (macro over the classes present) over a loader."""
+def validate(
+    model: nn.Module, loss: FusionLoss, loader: DataLoader, device: torch.device
+) -> dict[str, float]:
+    """Mean loss and mIoU of each task's pixel classes (macro over the classes present) over a
+    loader."""
     from torchmetrics.classification import MulticlassJaccardIndex
 
     model.eval()
@@ -293,37 +378,60 @@ def validate(model: nn.Module, loss: FusionLoss, loader: DataLoader, device: tor
         outputs = model(batch["image"])
         parts, normalisers = loss(outputs, batch), loss.normalisers(outputs, batch)
         for task, logits in outputs.items():
-            here = torch.stack([parts[task] * normalisers[task], normalisers[task]]).to(_exact(device))
-            sums[task] = sums.get(task, 0.0) + here
-            binary = task == "affinity"  # every channel decides for itself between other region (0) and same (1)
-            metric = scores.setdefault(
-                task, MulticlassJaccardIndex(2 if binary else logits.shape[1], ignore_index=SEMANTIC_VOID).to(device)
+            here = torch.stack([parts[task] * normalisers[task], normalisers[task]]).to(
+                _exact(device)
             )
-            metric.update((logits > 0).long() if binary else logits.argmax(1), batch[target_key(task)])
+            sums[task] = sums.get(task, 0.0) + here
+            binary = (
+                task == "affinity"
+            )  # every channel decides for itself between other region (0) and same (1)
+            metric = scores.setdefault(
+                task,
+                MulticlassJaccardIndex(
+                    2 if binary else logits.shape[1], ignore_index=SEMANTIC_VOID
+                ).to(device),
+            )
+            metric.update(
+                (logits > 0).long() if binary else logits.argmax(1), batch[target_key(task)]
+            )
     sums = {task: processes.add_up(both) for task, both in sums.items()}
-    means = {task: total / normaliser.clamp(min=1e-12) for task, (total, normaliser) in sums.items()}
-    means = {name: value.item() for name, value in ({"total": loss.total(means)} | means).items()}
-    mious = {f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()}  # of all processes' pictures
-    return {f"val_{name}": value for name, value in means.items()} | mious | {
-        "val_score": sum(mious.values()) / len(mious)
+    means = {
+        task: total / normaliser.clamp(min=1e-12) for task, (total, normaliser) in sums.items()
     }
+    means = {name: value.item() for name, value in ({"total": loss.total(means)} | means).items()}
+    mious = {
+        f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()
+    }  # of all processes' pictures
+    return (
+        {f"val_{name}": value for name, value in means.items()}
+        | mious
+        | {"val_score": sum(mious.values()) / len(mious)}
+    )
 
 
 @torch.no_grad()
-def predict(model: nn.Module, image: torch.Tensor, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+def predict(
+    model: nn.Module, image: torch.Tensor, size: tuple[int, int] | None = None
+) -> dict[str, np.ndarray]:
     """Log-probabilities of every task for one picture, at the picture's own resolution.
 
     Args:
         model: maps images to {task: logits}; put into evaluation mode.
         image: (3, H, W) uint8, or float in [0, 1].
-        size: (H, W) at which the network looks at the picture; its logits are resized back. Default: as it is.
+        size: (H, W) at which the network looks at the picture; its logits are resized back.
+            Default: as it is.
 
     Returns:
-        {task: (C, H, W) float32 log-softmax}; of affinities the log-sigmoid, each channel being a probability itself.
+        {task: (C, H, W) float32 log-softmax}; of affinities the log-sigmoid, each channel being a
+        probability itself.
     """
     model.eval()
     device = next(model.parameters()).device
-    image = v2.functional.to_dtype(image, torch.float32, scale=True).as_subclass(torch.Tensor)[None].to(device)
+    image = (
+        v2.functional.to_dtype(image, torch.float32, scale=True)
+        .as_subclass(torch.Tensor)[None]
+        .to(device)
+    )
     seen = image if size is None else F.interpolate(image, size, mode="bilinear", antialias=True)
     outputs = {}
     for task, logits in model(seen).items():
@@ -339,12 +447,17 @@ def _exact(device: torch.device) -> torch.dtype:
 
 
 def _to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    batch = {key: value.as_subclass(torch.Tensor).to(device, non_blocking=True) for key, value in batch.items()}
+    batch = {
+        key: value.as_subclass(torch.Tensor).to(device, non_blocking=True)
+        for key, value in batch.items()
+    }
     return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
 
 
 def _means(losses: list[dict], device: torch.device) -> dict[str, float]:
     """{"train_<part>": mean over an epoch's batches, of all processes}."""
-    sums = torch.stack([sum(batch[name].to(device, _exact(device)) for batch in losses) for name in losses[0]])
+    sums = torch.stack(
+        [sum(batch[name].to(device, _exact(device)) for batch in losses) for name in losses[0]]
+    )
     means = processes.add_up(sums) / (len(losses) * processes.rank_and_count()[1])
     return {f"train_{name}": mean for name, mean in zip(losses[0], means.tolist())}

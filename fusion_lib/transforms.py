@@ -1,8 +1,8 @@
 """Joint transforms: whatever moves the image moves its label maps with it, by nearest neighbour.
 
-A sample is a dict of torchvision `tv_tensors` (see `datasets`), and torchvision's own transforms keep its
-parts together. What they do not know is that this project has two kinds of void, and that a region cut in
-two by a crop is two regions; `Finish` takes care of both.
+A sample is a dict of torchvision `tv_tensors` (see `datasets`), and torchvision's own transforms
+keep its parts together. What they do not know is that this project has two kinds of void, and that
+a region cut in two by a crop is two regions; `Finish` takes care of both.
 """
 
 from __future__ import annotations
@@ -14,20 +14,33 @@ from torchvision.transforms import v2
 
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
-OUTSIDE = {tv_tensors.Image: 0.0, tv_tensors.Mask: -1.0}  # what a rotation or crop beyond the edge is filled with
+OUTSIDE = {
+    tv_tensors.Image: 0.0,
+    tv_tensors.Mask: -1.0,
+}  # what a rotation or crop beyond the edge is filled with
 
 
 class Finish:
-    """Last of the joint transforms: image to float in [0, 1], outside to void, regions connected and renumbered."""
+    """Last of the joint transforms: image to float in [0, 1], outside to void, regions connected
+    and renumbered."""
 
     def __call__(self, sample: dict) -> dict:
         region = np.asarray(sample["region"])
-        labels = {name: value.long() for name, value in sample.items() if isinstance(value, tv_tensors.Mask)}
+        labels = {
+            name: value.long()
+            for name, value in sample.items()
+            if isinstance(value, tv_tensors.Mask)
+        }
         return {
             **sample,
             "image": v2.functional.to_dtype(sample["image"], torch.float32, scale=True),
-            **{name: tv_tensors.Mask(torch.where(value < 0, SEMANTIC_VOID, value)) for name, value in labels.items()},
-            "region": tv_tensors.Mask(torch.from_numpy(connected_regions(np.where(region < 0, REGION_VOID, region)))),
+            **{
+                name: tv_tensors.Mask(torch.where(value < 0, SEMANTIC_VOID, value))
+                for name, value in labels.items()
+            },
+            "region": tv_tensors.Mask(
+                torch.from_numpy(connected_regions(np.where(region < 0, REGION_VOID, region)))
+            ),
         }
 
 
@@ -59,7 +72,9 @@ def augmentation(
     if rotation:
         steps.append(v2.RandomRotation(rotation, v2.InterpolationMode.BILINEAR, fill=OUTSIDE))
     if smallest_crop < 1:
-        steps.append(v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), ratio=(0.8, 1.7), antialias=True))
+        steps.append(
+            v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), ratio=(0.8, 1.7), antialias=True)
+        )
     else:
         steps.append(v2.Resize(size, antialias=True))
     if light:

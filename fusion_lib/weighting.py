@@ -1,8 +1,9 @@
-"""From two losses to one update: the plain sum, methods that weigh losses, and methods that weigh gradients.
+"""From two losses to one update: the plain sum, methods that weigh losses, and methods that weigh
+gradients.
 
-The methods come from the package torchjd (documented at torchjd.org, which names their papers), except uncertainty
-weighting, which is written out. Each object serves one training run. All but the plain sum see the losses as they
-are, without alpha and beta.
+The methods come from the package torchjd (documented at torchjd.org, which names their papers),
+except uncertainty weighting, which is written out. Each object serves one training run. All but the
+plain sum see the losses as they are, without alpha and beta.
 """
 
 from __future__ import annotations
@@ -23,12 +24,16 @@ class PlainSum:
         """Parameters of the method itself, for the optimizer, without weight decay."""
         return []
 
-    def backward(self, parts: dict[str, Tensor], model: nn.Module, scale: Callable[[Tensor], Tensor]) -> None:
-        """Fill the gradients of all parameters from {"total": (), task: ()}; `scale` is the mixed-precision scaler's."""
+    def backward(
+        self, parts: dict[str, Tensor], model: nn.Module, scale: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Fill the gradients of all parameters from {"total": (), task: ()}; `scale` is the
+        mixed-precision scaler's."""
         scale(parts["total"]).backward()
 
     def after_step(self, parts: Callable[[], dict[str, Tensor]]) -> None:
-        """Called after each step of the optimizer; `parts()` computes the same batch's losses again."""
+        """Called after each step of the optimizer; `parts()` computes the same batch's losses
+        again."""
 
     def end_epoch(self) -> dict[str, float]:
         """Called after each epoch; what it returns goes into the history."""
@@ -36,7 +41,8 @@ class PlainSum:
 
 
 class LossWeighting(PlainSum):
-    """Weigh the tasks' losses by a scalarizer of torchjd: dynamic weight average, FAMO, random weights and others."""
+    """Weigh the tasks' losses by a scalarizer of torchjd: dynamic weight average, FAMO, random
+    weights and others."""
 
     def __init__(self, scalarizer: nn.Module):
         self.scalarizer = scalarizer
@@ -60,7 +66,8 @@ class LossWeighting(PlainSum):
 
 
 class Uncertainty(PlainSum):
-    """sum_i exp(-s_i) L_i + s_i / 2 with learned s_i = log sigma_i^2 (Kendall et al. 2018, eq. 10, for cross entropies).
+    """sum_i exp(-s_i) L_i + s_i / 2 with learned s_i = log sigma_i^2 (Kendall et al. 2018, eq. 10,
+    for cross entropies).
 
     The s_i start at 0. At the minimum over s_i the weight exp(-s_i) is 1 / (2 L_i).
     """
@@ -73,7 +80,9 @@ class Uncertainty(PlainSum):
         return [self.log_variance]
 
     def backward(self, parts, model, scale):
-        scale((torch.exp(-self.log_variance) * _both(parts) + self.log_variance / 2).sum()).backward()
+        scale(
+            (torch.exp(-self.log_variance) * _both(parts) + self.log_variance / 2).sum()
+        ).backward()
 
     def end_epoch(self):
         semantic, region = torch.exp(-self.log_variance.detach()).tolist()
@@ -81,11 +90,13 @@ class Uncertainty(PlainSum):
 
 
 class GradientWeighting(PlainSum):
-    """Weigh the tasks' gradients in the shared part of the model by a method of torchjd; elsewhere the sum's gradient.
+    """Weigh the tasks' gradients in the shared part of the model by a method of torchjd; elsewhere
+    the sum's gradient.
 
-    Let row i of J be the gradient of loss i in the shared parameters. The method maps the Gramian J J^T, which holds
-    the squared norms and the inner product of the two gradients, to weights w; the shared gradient becomes w J. The
-    means over an epoch of both norms and of the cosine go into the history.
+    Let row i of J be the gradient of loss i in the shared parameters. The method maps the Gramian J
+    J^T, which holds the squared norms and the inner product of the two gradients, to weights w; the
+    shared gradient becomes w J. The means over an epoch of both norms and of the cosine go into the
+    history.
 
     Args:
         method: a `Weighting` of torchjd, (2, 2) -> (2,).
@@ -97,8 +108,12 @@ class GradientWeighting(PlainSum):
 
     def backward(self, parts, model, scale):
         shared = model.shared_parameters()
-        rows = [torch.autograd.grad(scale(loss), shared, retain_graph=True) for loss in _both(parts)]
-        jacobian = torch.stack([torch.cat([gradient.flatten() for gradient in row]) for row in rows])
+        rows = [
+            torch.autograd.grad(scale(loss), shared, retain_graph=True) for loss in _both(parts)
+        ]
+        jacobian = torch.stack(
+            [torch.cat([gradient.flatten() for gradient in row]) for row in rows]
+        )
         gramian = jacobian @ jacobian.T / scale(torch.ones((), device=jacobian.device)) ** 2
         if gramian.isfinite().all():
             self.gramians.append(gramian)
@@ -108,7 +123,9 @@ class GradientWeighting(PlainSum):
         not_own = set(map(id, shared))
         own = [p for p in model.parameters() if p.requires_grad and id(p) not in not_own]
         scale(parts["total"]).backward(inputs=own)
-        for parameter, gradient in zip(shared, (weights @ jacobian).split([p.numel() for p in shared])):
+        for parameter, gradient in zip(
+            shared, (weights @ jacobian).split([p.numel() for p in shared])
+        ):
             parameter.grad = torch.empty_like(parameter).copy_(gradient.view(parameter.shape))
 
     def end_epoch(self):
@@ -135,25 +152,38 @@ def choose(name: str) -> PlainSum:
         from torchjd import aggregation, scalarization
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"weighting {name!r} needs torchjd; install it with: pip install 'torchjd[quadprog-projector]'"
+            f"weighting {name!r} needs torchjd; install it with: pip install"
+            " 'torchjd[quadprog-projector]'"
         ) from error
     losses = {
-        "DWA": lambda: scalarization.DWA(), "FAMO": lambda: scalarization.FAMO(2),
-        "random": lambda: scalarization.Random(), "geometric mean": lambda: scalarization.GeometricMean(),
-    }  # fmt: skip
+        "DWA": lambda: scalarization.DWA(),
+        "FAMO": lambda: scalarization.FAMO(2),
+        "random": lambda: scalarization.Random(),
+        "geometric mean": lambda: scalarization.GeometricMean(),
+    }
     gradients = {
-        "observed sum": aggregation.SumWeighting, "PCGrad": aggregation.PCGradWeighting, "MGDA": aggregation.MGDAWeighting,
-        "UPGrad": aggregation.UPGradWeighting, "Aligned-MTL": aggregation.AlignedMTLWeighting,
-        "IMTL-G": aggregation.IMTLGWeighting, "DualProj": aggregation.DualProjWeighting,
-    }  # fmt: skip
+        "observed sum": aggregation.SumWeighting,
+        "PCGrad": aggregation.PCGradWeighting,
+        "MGDA": aggregation.MGDAWeighting,
+        "UPGrad": aggregation.UPGradWeighting,
+        "Aligned-MTL": aggregation.AlignedMTLWeighting,
+        "IMTL-G": aggregation.IMTLGWeighting,
+        "DualProj": aggregation.DualProjWeighting,
+    }
     if name in losses:
         return LossWeighting(losses[name]())
     if name in gradients:
         return GradientWeighting(gradients[name]())
-    raise ValueError(f"weighting is {name!r}; expected one of: sum, uncertainty, {', '.join([*losses, *gradients])}")
+    raise ValueError(
+        f"weighting is {name!r}; expected one of: sum, uncertainty,"
+        f" {', '.join([*losses, *gradients])}"
+    )
 
 
 def _both(parts: dict[str, Tensor]) -> Tensor:
     if parts.keys() - {"total"} != TARGET_KEYS.keys():
-        raise ValueError(f"parts has {sorted(parts)}; a weighting other than the plain sum expects {' and '.join(TARGET_KEYS)}")
+        raise ValueError(
+            f"parts has {sorted(parts)}; a weighting other than the plain sum expects"
+            f" {' and '.join(TARGET_KEYS)}"
+        )
     return torch.stack([parts[task] for task in TARGET_KEYS])

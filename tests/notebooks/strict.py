@@ -1,14 +1,17 @@
 """Run notebooks again and compare every stored output with the new one, by nbval.
 
-    python tests/notebooks/strict.py [NOTEBOOK ...] [pytest's options]      # without a notebook: all of notebooks/
+    python tests/notebooks/strict.py [NOTEBOOK ...] [pytest's options]      # without a notebook:
+    all of notebooks/
 
-What nbval 0.11 compares: all text (stdout, results, the text of a figure such as '<Figure size 640x480 with 1 Axes>'),
-letter by letter. A cell tagged nbval-ignore-output must run, but may print anything. Pictures are not compared: print
-what `plots` drew. Standard error would be compared; it is left out here, because progress bars, warnings of other
-versions of a library and Matplotlib's first look at the fonts all go there, and none of them is a result.
-A cell without an execution count passes whatever it prints: tests/structure/rules.py sees to it that all have one.
-What a child process or compiled code writes by itself is stored when a notebook is executed, but not seen by nbval:
-capture it and print it (`!command` does so).
+What nbval 0.11 compares: all text (stdout, results, the text of a figure such as '<Figure size
+640x480 with 1 Axes>'), letter by letter. A cell tagged nbval-ignore-output must run, but may print
+anything. Pictures are not compared: print what `plots` drew. Standard error would be compared; it
+is left out here, because progress bars, warnings of other versions of a library and Matplotlib's
+first look at the fonts all go there, and none of them is a result.
+A cell without an execution count passes whatever it prints: tests/structure/rules.py sees to it
+that all have one.
+What a child process or compiled code writes by itself is stored when a notebook is executed, but
+not seen by nbval: capture it and print it (`!command` does so).
 """
 
 from __future__ import annotations

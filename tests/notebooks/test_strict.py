@@ -14,10 +14,21 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 def failing_cells(notebook: Path, folder: Path) -> set[int]:
-    """The places, among the code cells, at which strict.py rejects a notebook; it is run in `folder`."""
+    """The places, among the code cells, at which strict.py rejects a notebook; it is run in
+    `folder`."""
     shutil.copy(notebook, folder)
-    command = [sys.executable, TESTS / "notebooks" / "strict.py", notebook.name, "-q", "-rf", "--color=no", "--tb=no",
-               "-p", "no:cacheprovider", f"--rootdir={folder}"]  # fmt: skip
+    command = [
+        sys.executable,
+        TESTS / "notebooks" / "strict.py",
+        notebook.name,
+        "-q",
+        "-rf",
+        "--color=no",
+        "--tb=no",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={folder}",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     report = done.stdout + done.stderr
     failed = {int(place) for place in re.findall(r"^FAILED .*::Cell (\d+)", report, re.MULTILINE)}
@@ -37,6 +48,10 @@ def test_it_rejects_every_stored_output_that_differs_and_no_other(tmp_path):
         [cell for cell in nbformat.read(TESTS / "bad" / name, 4).cells if cell.cell_type == "code"]
         for name in ("00_good.ipynb", "00_stored_outputs_differ.ipynb")
     )
-    changed = {place for place, (ours, theirs) in enumerate(zip(good, bad)) if ours.outputs != theirs.outputs}
+    changed = {
+        place
+        for place, (ours, theirs) in enumerate(zip(good, bad))
+        if ours.outputs != theirs.outputs
+    }
     assert len(changed) >= 5
     assert failing_cells(TESTS / "bad" / "00_stored_outputs_differ.ipynb", tmp_path) == changed

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import project
+
 from fusion_lib import datasets
 from fusion_lib.scenes import SEMANTIC_VOID, SPLITS
 
@@ -23,20 +24,45 @@ def scenes_counts() -> str:
     for split in SPLITS:
         _, semantic, region = _scenes(split)
         regions = region.reshape(len(region), -1).max(1) + 1
-        rows.append((split, len(semantic), regions.sum(), f"{np.median(regions):g}", f"{regions.min()} to {regions.max()}",
-                     f"{100 * (semantic == SEMANTIC_VOID).mean():.2f}"))  # fmt: skip
-    return _table(("split", "scenes", "regions", "median regions a scene", "fewest to most", "void pixels, %"), rows)
+        rows.append(
+            (
+                split,
+                len(semantic),
+                regions.sum(),
+                f"{np.median(regions):g}",
+                f"{regions.min()} to {regions.max()}",
+                f"{100 * (semantic == SEMANTIC_VOID).mean():.2f}",
+            )
+        )
+    return _table(
+        (
+            "split",
+            "scenes",
+            "regions",
+            "median regions a scene",
+            "fewest to most",
+            "void pixels, %",
+        ),
+        rows,
+    )
 
 
 def scenes_classes() -> str:
     semantic = {split: _scenes(split)[1] for split in SPLITS}
     everything = np.concatenate(list(semantic.values()))
     rows = [
-        (index, name, *(f"{100 * (maps == index).mean():.1f}" for maps in semantic.values()),
-         (everything == index).any((1, 2)).sum())
+        (
+            index,
+            name,
+            *(f"{100 * (maps == index).mean():.1f}" for maps in semantic.values()),
+            (everything == index).any((1, 2)).sum(),
+        )
         for index, name in enumerate(datasets.Scenes.classes)
-    ]  # fmt: skip
-    return _table(("index", "class", *(f"{split}, % of pixels" for split in SPLITS), "scenes that show it"), rows)
+    ]
+    return _table(
+        ("index", "class", *(f"{split}, % of pixels" for split in SPLITS), "scenes that show it"),
+        rows,
+    )
 
 
 def stanford_counts() -> str:
@@ -45,20 +71,42 @@ def stanford_counts() -> str:
         photographs = list(_photographs(fold))
         regions = [len(np.unique(region)) for _, region in photographs]
         void = np.concatenate([semantic.ravel() for semantic, _ in photographs]) == SEMANTIC_VOID
-        rows.append((fold, len(photographs), sum(regions), f"{np.median(regions):g}", f"{min(regions)} to {max(regions)}",
-                     f"{100 * void.mean():.2f}"))  # fmt: skip
+        rows.append(
+            (
+                fold,
+                len(photographs),
+                sum(regions),
+                f"{np.median(regions):g}",
+                f"{min(regions)} to {max(regions)}",
+                f"{100 * void.mean():.2f}",
+            )
+        )
     return _table(
-        ("fold", "photographs", "regions", "median regions a photograph", "fewest to most", "unknown pixels, %"), rows
+        (
+            "fold",
+            "photographs",
+            "regions",
+            "median regions a photograph",
+            "fewest to most",
+            "unknown pixels, %",
+        ),
+        rows,
     )
 
 
 def stanford_classes() -> str:
-    return _shares("class", datasets.StanfordBackground.classes, lambda photographs, index: photographs.read(index)[1])
+    return _shares(
+        "class",
+        datasets.StanfordBackground.classes,
+        lambda photographs, index: photographs.read(index)[1],
+    )
 
 
 def stanford_surfaces() -> str:
     ((name, classes),) = datasets.StanfordBackground.further_classes.items()
-    return _shares("surface", classes, lambda photographs, index: photographs.read_further(index)[name])
+    return _shares(
+        "surface", classes, lambda photographs, index: photographs.read_further(index)[name]
+    )
 
 
 def _shares(what: str, classes: tuple[str, ...], read: Callable) -> str:
@@ -80,7 +128,9 @@ def _shares(what: str, classes: tuple[str, ...], read: Callable) -> str:
         )
         for index, name in enumerate(classes)
     ]
-    return _table(("index", what, "% of pixels", "lowest to highest fold", "photographs that show it"), rows)
+    return _table(
+        ("index", what, "% of pixels", "lowest to highest fold", "photographs that show it"), rows
+    )
 
 
 TABLES: dict[tuple[str, str], Callable[[], str]] = {  # (data card, heading): what stands below it
@@ -93,7 +143,8 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {  # (data card, heading): wh
 
 
 def can_be_counted(card: str) -> bool:
-    """The photographs are no part of the project, so their tables are checked only where they are at hand."""
+    """The photographs are no part of the project, so their tables are checked only where they are
+    at hand."""
     return card != "stanford_background.md" or datasets.ARCHIVE_VARIABLE in os.environ
 
 
@@ -106,7 +157,11 @@ def table_below(text: str, heading: str) -> str:
 
 def size(path: Path) -> str:
     """As the index data/README.md states it."""
-    return f"{path.stat().st_size / 1e6:.2f} MB" if path.stat().st_size > 1e5 else f"{path.stat().st_size / 1e3:.1f} kB"
+    return (
+        f"{path.stat().st_size / 1e6:.2f} MB"
+        if path.stat().st_size > 1e5
+        else f"{path.stat().st_size / 1e3:.1f} kB"
+    )
 
 
 def _scenes(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -135,6 +190,9 @@ if __name__ == "__main__":
     index = (DATA / "README.md").read_text(encoding="utf-8")
     for path in DATA.iterdir():
         index = re.sub(
-            rf"^(\| `{re.escape(path.name)}` \|) [\d.]+ [kM]B \|", rf"\1 {size(path)} |", index, flags=re.MULTILINE
+            rf"^(\| `{re.escape(path.name)}` \|) [\d.]+ [kM]B \|",
+            rf"\1 {size(path)} |",
+            index,
+            flags=re.MULTILINE,
         )
     (DATA / "README.md").write_text(index, encoding="utf-8")

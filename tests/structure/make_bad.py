@@ -1,9 +1,13 @@
-"""Write the broken notebooks that the rules must reject, and the good one that each of them is a change of.
+"""Write the broken notebooks that the rules must reject, and the good one that each of them is a
+change of.
 
-    python tests/structure/make_bad.py      # again after a change of a rule, of the set-up cell or of the repository's address
+    python tests/structure/make_bad.py      # again after a change of a rule, of the set-up cell or
+    of the repository's address
 
-A file is named 00_RULE__HOW.ipynb: the one rule of tests/structure/rules.py that it breaks, and how. Two are named
-otherwise: 00_good.ipynb breaks none, and 00_stored_outputs_differ.ipynb breaks none either, but nbval must reject it.
+A file is named 00_RULE__HOW.ipynb: the one rule of tests/structure/rules.py that it breaks, and
+how. Two are named
+otherwise: 00_good.ipynb breaks none, and 00_stored_outputs_differ.ipynb breaks none either, but
+nbval must reject it.
 """
 
 from __future__ import annotations
@@ -13,21 +17,23 @@ import json
 from collections.abc import Callable, Iterator
 
 import rules
+
 from fusion_lib import hosted
 
 FOLDER = rules.ROOT / "tests" / "bad"
-PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="  # white, 1 x 1
-)
+# white, 1 x 1
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 
 
 def good_notebook(name: str) -> dict:
-    """A small lesson that keeps every rule, in a file of this name. Outputs were written by hand; nbval finds them true."""
+    """A small lesson that keeps every rule, in a file of this name. Outputs were written by hand;
+    nbval finds them true."""
     cells = [
         _markdown(
             "# 00. A label map of twelve pixels",
-            "This lesson is only for the tests of the series. It counts the pixels of a map that is small enough to check by "
-            "hand, and it is as long as a lesson must be. Each rule for notebooks is tested on a copy of it with one fault.",
+            "This lesson is only for the tests of the series. It counts the pixels of a map that is"
+            " small enough to check by hand, and it is as long as a lesson must be. Each rule for"
+            " notebooks is tested on a copy of it with one fault.",
             "**What you will learn**",
             "- A label map is an array of whole numbers, one number a pixel.\n"
             "- Shares of classes follow from counts, and void pixels stay out of them.\n"
@@ -37,124 +43,164 @@ def good_notebook(name: str) -> dict:
         ),
         _code(rules.setup_cell(), _stream("CPU, 2 threads\n"), tags=["nbval-ignore-output"]),
         _code(
-            "import time\n\nimport matplotlib.pyplot as plt\nimport numpy as np\nfrom fusion_lib import plots\n\nplots.use_style()"
+            "import time\n\nimport matplotlib.pyplot as plt\nimport numpy as np\nfrom fusion_lib"
+            " import plots\n\nplots.use_style()"
         ),
         _markdown(
             "## The map",
-            "A picture comes before the first equation. The map below has three rows and four columns. A pixel that shows "
-            "sky holds the number 0, and a pixel that shows ground holds the number 1. One pixel could not be told by whoever "
-            "drew the map. It holds 255, which stands for void in the whole series.",
+            "A picture comes before the first equation. The map below has three rows and four"
+            " columns. A pixel that shows sky holds the number 0, and a pixel that shows ground"
+            " holds the number 1. One pixel could not be told by whoever drew the map. It holds"
+            " 255, which stands for void in the whole series.",
         ),
-        _code("labels = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 255]])\nlabels.shape", _result("(3, 4)")),
-        _markdown("The figure needs a few lines only, because a map of labels is drawn like any other picture."),
         _code(
-            "plt.figure(figsize=(3, 3))\nplt.imshow(np.where(labels == 255, 2, labels))\nplt.title('sky, ground, void')\nplt.show()",
+            "labels = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 255]])\nlabels.shape",
+            _result("(3, 4)"),
+        ),
+        _markdown(
+            "The figure needs a few lines only, because a map of labels is drawn like any other"
+            " picture."
+        ),
+        _code(
+            "plt.figure(figsize=(3, 3))\nplt.imshow(np.where(labels == 255, 2,"
+            " labels))\nplt.title('sky, ground, void')\nplt.show()",
             _picture("<Figure size 240x240 with 1 Axes>"),
         ),
         _markdown(
-            "**Figure 00.1.** The upper row is all sky. The ground fills the lower row and the right half of the middle "
-            "row, and the void pixel stands alone in the lower right corner."
+            "**Figure 00.1.** The upper row is all sky. The ground fills the lower row and the"
+            " right half of the middle row, and the void pixel stands alone in the lower right"
+            " corner."
         ),
         _markdown(
             "## Counting",
-            "A class that covers many pixels decides a plain mean over the pixels. So the first thing to know of a data set "
-            "is how many pixels each class has. One call counts them all.",
+            "A class that covers many pixels decides a plain mean over the pixels. So the first"
+            " thing to know of a data set is how many pixels each class has. One call counts them"
+            " all.",
         ),
         _code(
-            "counts = np.bincount(labels.ravel(), minlength=256)\nprint(counts[0], counts[1], counts[255])",
+            "counts = np.bincount(labels.ravel(), minlength=256)\nprint(counts[0], counts[1],"
+            " counts[255])",
             _stream("6 5 1\n"),
         ),
         _markdown(
-            "**Predict, then run.** Six pixels show sky and five show ground. What share of the map is sky, if the void pixel is "
-            "left out? Write your number down before you run the next cell."
+            "**Predict, then run.** Six pixels show sky and five show ground. What share of the map"
+            " is sky, if the void pixel is left out? Write your number down before you run the next"
+            " cell."
         ),
-        _code("share = counts[:2] / counts[:2].sum()\nprint(share.round(2))", _stream("[0.55 0.45]\n")),
+        _code(
+            "share = counts[:2] / counts[:2].sum()\nprint(share.round(2))", _stream("[0.55 0.45]\n")
+        ),
         _markdown(
-            "The share is six of eleven pixels. Dividing by twelve would have given one half, which is wrong: it treats the void "
-            "pixel as if it were known to be no sky. Nobody knows that. With $V$ the pixels that are not void and $y_i$ the "
-            "label of pixel $i$, the share of class $c$ is $|\\{i \\in V : y_i = c\\}| / |V|$."
+            "The share is six of eleven pixels. Dividing by twelve would have given one half, which"
+            " is wrong: it treats the void pixel as if it were known to be no sky. Nobody knows"
+            " that. With $V$ the pixels that are not void and $y_i$ the label of pixel $i$, the"
+            " share of class $c$ is $|\\{i \\in V : y_i = c\\}| / |V|$."
         ),
         _code("valid = labels != 255\nint(valid.sum())", _result("11")),
-        _markdown("The same number follows from the mask of valid pixels, and this is the form that the losses use."),
+        _markdown(
+            "The same number follows from the mask of valid pixels, and this is the form that the"
+            " losses use."
+        ),
         _code(
-            "by_hand = (labels[valid] == 0).mean()\nassert np.isclose(by_hand, share[0])\nprint('both ways agree')",
+            "by_hand = (labels[valid] == 0).mean()\nassert np.isclose(by_hand,"
+            " share[0])\nprint('both ways agree')",
             _stream("both ways agree\n"),
         ),
         _markdown(
             "## Boundaries",
             "### Neighbours",
-            "A pixel lies on a boundary if a neighbour above, below, left or right holds another number. The comparison of "
-            "an array with itself, moved by one place, finds all such pairs at once. No loop over the pixels is needed.",
+            "A pixel lies on a boundary if a neighbour above, below, left or right holds another"
+            " number. The comparison of an array with itself, moved by one place, finds all such"
+            " pairs at once. No loop over the pixels is needed.",
         ),
         _code("across = labels[:, 1:] != labels[:, :-1]\nint(across.sum())", _result("2")),
         _markdown(
-            "Two pairs of pixels that stand side by side differ. The next cell looks at the pairs that stand one above the other."
+            "Two pairs of pixels that stand side by side differ. The next cell looks at the pairs"
+            " that stand one above the other."
         ),
         _code("down = labels[1:] != labels[:-1]\nint(down.sum())", _result("5")),
         _markdown(
-            "**Predict, then run.** The void pixel differs from both of its neighbours. How many pairs are left of the seven "
-            "when every pair that touches the void is dropped?"
+            "**Predict, then run.** The void pixel differs from both of its neighbours. How many"
+            " pairs are left of the seven when every pair that touches the void is dropped?"
         ),
         _code(
-            "across &= valid[:, 1:] & valid[:, :-1]\ndown &= valid[1:] & valid[:-1]\nprint(int(across.sum() + down.sum()))",
+            "across &= valid[:, 1:] & valid[:, :-1]\ndown &= valid[1:] &"
+            " valid[:-1]\nprint(int(across.sum() + down.sum()))",
             _stream("5\n"),
         ),
         _markdown(
-            "Five pairs are left. A boundary to the void says nothing, because the true label there may be any class."
+            "Five pairs are left. A boundary to the void says nothing, because the true label there"
+            " may be any class."
         ),
-        _code("touched = np.zeros(labels.shape, bool)\ntouched[:, 1:] |= across\ntouched[:, :-1] |= across"),
+        _code(
+            "touched = np.zeros(labels.shape, bool)\ntouched[:, 1:] |= across\ntouched[:, :-1] |="
+            " across"
+        ),
         _markdown(
-            "Both pixels of a pair are marked, so that the boundary is two pixels wide and does not prefer a side."
+            "Both pixels of a pair are marked, so that the boundary is two pixels wide and does not"
+            " prefer a side."
         ),
         _code(
             "touched[1:] |= down\ntouched[:-1] |= down\nprint(touched.astype(int))",
             _stream("[[0 0 1 1]\n [1 1 1 1]\n [1 1 0 0]]\n"),
         ),
         _markdown(
-            "A figure shows at a glance what the numbers say, and it is the faster way to find a mistake in such code."
+            "A figure shows at a glance what the numbers say, and it is the faster way to find a"
+            " mistake in such code."
         ),
         _code(
-            "plt.figure(figsize=(3, 3))\nplt.imshow(touched, cmap='cividis')\nplt.title('boundary')\nplt.show()",
+            "plt.figure(figsize=(3, 3))\nplt.imshow(touched,"
+            " cmap='cividis')\nplt.title('boundary')\nplt.show()",
             _picture("<Figure size 240x240 with 1 Axes>"),
         ),
         _markdown(
-            "**Figure 00.2.** The boundary is drawn bright. It runs like a step from the left edge to the right edge, two pixels "
-            "wide, between the sky above and the ground below."
+            "**Figure 00.2.** The boundary is drawn bright. It runs like a step from the left edge"
+            " to the right edge, two pixels wide, between the sky above and the ground below."
         ),
         _markdown(
             "### What it costs",
-            "Time depends on the machine. So the next cell is tagged, its output is not compared when the lesson is tested, and "
-            "the cell after it asserts the band in which the time must lie.",
+            "Time depends on the machine. So the next cell is tagged, its output is not compared"
+            " when the lesson is tested, and the cell after it asserts the band in which the time"
+            " must lie.",
         ),
         _code(
-            "began = time.perf_counter()\nfor _ in range(1000):\n    np.bincount(labels.ravel())\nseconds = time.perf_counter() - began\n"
-            "print(f'{1e6 * seconds / 1000:.1f} microseconds a map')",
+            "began = time.perf_counter()\nfor _ in range(1000):\n   "
+            " np.bincount(labels.ravel())\nseconds = time.perf_counter() - began\nprint(f'{1e6 *"
+            " seconds / 1000:.1f} microseconds a map')",
             _stream("2.1 microseconds a map\n"),
             tags=["nbval-ignore-output"],
         ),
-        _code("assert 0 < seconds < 10\nprint('the time is in its band')", _stream("the time is in its band\n")),
-        _markdown(
-            "A progress bar is written to the stream for errors. It is not stored with the lesson, and it is not compared either, "
-            "because its speed is another one on each machine."
+        _code(
+            "assert 0 < seconds < 10\nprint('the time is in its band')",
+            _stream("the time is in its band\n"),
         ),
-        _code("from tqdm import tqdm\n\ntotal = sum(tqdm(range(4), desc='adding'))\nprint(total)", _stream("6\n")),
+        _markdown(
+            "A progress bar is written to the stream for errors. It is not stored with the lesson,"
+            " and it is not compared either, because its speed is another one on each machine."
+        ),
+        _code(
+            "from tqdm import tqdm\n\ntotal = sum(tqdm(range(4), desc='adding'))\nprint(total)",
+            _stream("6\n"),
+        ),
         _markdown(
             "## Summary",
-            "- The map holds 12 pixels, 11 of them valid: 6 sky and 5 ground.\n"
-            "- Without the void pixel, 0.55 of the map is sky.\n"
-            "- Five pairs of neighbours differ, and the pairs that touch the void are not among them.",
+            "- The map holds 12 pixels, 11 of them valid: 6 sky and 5 ground.\n- Without the void"
+            " pixel, 0.55 of the map is sky.\n- Five pairs of neighbours differ, and the pairs that"
+            " touch the void are not among them.",
         ),
         _markdown(
             "## Exercises",
-            "1. Turn the map by a quarter with `np.rot90` and count again. The number of pairs must stay 5.\n"
-            "2. Give the void pixel the label 1. The share of sky must become 0.5.\n"
-            "3. Draw a map of your own that has 3 classes and no boundary pair across. Check it with an `assert`.",
+            "1. Turn the map by a quarter with `np.rot90` and count again. The number of pairs must"
+            " stay 5.\n2. Give the void pixel the label 1. The share of sky must become 0.5.\n3."
+            " Draw a map of your own that has 3 classes and no boundary pair across. Check it with"
+            " an `assert`.",
         ),
         _markdown(
             "## Further reading",
-            "- [The rules for notebooks](../structure/rules.py): what this lesson is a test of.\n"
-            "- [U-Net: Convolutional Networks for Biomedical Image Segmentation](https://arxiv.org/abs/1505.04597): label maps of "
-            "real pictures, and a network that draws them.",
+            "- [The rules for notebooks](../structure/rules.py): what this lesson is a test of.\n-"
+            " [U-Net: Convolutional Networks for Biomedical Image"
+            " Segmentation](https://arxiv.org/abs/1505.04597): label maps of real pictures, and a"
+            " network that draws them.",
         ),
     ]
     badges = hosted.badges(rules.repository(), f"notebooks/{name}")
@@ -186,7 +232,10 @@ def _(cells, metadata):
 @breaks("executed_in_order__out_of_order")
 def _(cells, metadata):
     first, second = _holding(cells, "across = "), _holding(cells, "down = labels")
-    first["execution_count"], second["execution_count"] = second["execution_count"], first["execution_count"]
+    first["execution_count"], second["execution_count"] = (
+        second["execution_count"],
+        first["execution_count"],
+    )
 
 
 @breaks("executed_in_order__from_a_used_kernel")
@@ -197,7 +246,12 @@ def _(cells, metadata):
 
 @breaks("no_error_outputs__exception")
 def _(cells, metadata):
-    error = {"output_type": "error", "ename": "NameError", "evalue": "name 'total' is not defined", "traceback": []}
+    error = {
+        "output_type": "error",
+        "ename": "NameError",
+        "evalue": "name 'total' is not defined",
+        "traceback": [],
+    }
     _holding(cells, "print(total)")["outputs"] = [error]
 
 
@@ -227,7 +281,9 @@ def _(cells, metadata):
 
 @breaks("no_stderr__warning")
 def _(cells, metadata):
-    _holding(cells, "print(share")["outputs"].append(_stream("UserWarning: mean of an empty slice\n", "stderr"))
+    _holding(cells, "print(share")["outputs"].append(
+        _stream("UserWarning: mean of an empty slice\n", "stderr")
+    )
 
 
 @breaks("first_cell__no_number")
@@ -252,7 +308,9 @@ def _(cells, metadata):
 
 @breaks("second_cell_sets_up__another_repository")
 def _(cells, metadata):
-    cells[1]["source"] = cells[1]["source"].replace(rules.repository(), "https://example.org/another/repository")
+    cells[1]["source"] = cells[1]["source"].replace(
+        rules.repository(), "https://example.org/another/repository"
+    )
 
 
 @breaks("second_cell_sets_up__not_tagged")
@@ -298,7 +356,9 @@ def _(cells, metadata):
 
 @breaks("figures_have_captions__too_short")
 def _(cells, metadata):
-    _holding(cells, "**Figure 00.2.**")["source"] = "**Figure 00.2.** The boundary, as described above."
+    _holding(cells, "**Figure 00.2.**")["source"] = (
+        "**Figure 00.2.** The boundary, as described above."
+    )
 
 
 @breaks("figures_have_captions__number_left_out")
@@ -352,9 +412,17 @@ def _(cells, metadata):
 
 @breaks("size_reads_well__too_few_cells")
 def _(cells, metadata):
-    texts = [cell["source"] for cell in _all(cells[2:-3], "markdown") if not cell["source"].startswith("**")]
+    texts = [
+        cell["source"]
+        for cell in _all(cells[2:-3], "markdown")
+        if not cell["source"].startswith("**")
+    ]
     questions = [cell for cell in cells if rules.PREDICT in cell["source"]]
-    codes = [cell for cell in cells[2:-3] if cell["cell_type"] == "code" and not cell["metadata"].get("tags")]
+    codes = [
+        cell
+        for cell in cells[2:-3]
+        if cell["cell_type"] == "code" and not cell["metadata"].get("tags")
+    ]
     codes = [cell for cell in codes if "plt.show" not in cell["source"]][:6]
     cells[2:-3] = [_markdown(*texts) | {"id": "all-text"}, *questions, *codes]
     _number(cells)
@@ -364,7 +432,8 @@ def _(cells, metadata):
 def _(cells, metadata):
     place = cells.index(_holding(cells, "assert 0 < seconds"))
     again = [
-        copy.deepcopy(cell) | {"id": f"again-{number}"} for number, cell in enumerate(cells[place - 1 : place + 1])
+        copy.deepcopy(cell) | {"id": f"again-{number}"}
+        for number, cell in enumerate(cells[place - 1 : place + 1])
     ]
     cells[place + 1 : place + 1] = again
     _number(cells)
@@ -400,7 +469,9 @@ def _(cells, metadata):
 
 @breaks("no_machine_paths__output")
 def _(cells, metadata):
-    _holding(cells, "print(share")["outputs"] = [_stream("[0.55 0.45] saved in C:\\Users\\reader\n")]
+    _holding(cells, "print(share")["outputs"] = [
+        _stream("[0.55 0.45] saved in C:\\Users\\reader\n")
+    ]
 
 
 @breaks("no_machine_paths__text")
@@ -410,7 +481,9 @@ def _(cells, metadata):
 
 @breaks("no_sys_path__appended")
 def _(cells, metadata):
-    cells[2]["source"] = cells[2]["source"].replace("import time", "import sys\nsys.path.append('..')")
+    cells[2]["source"] = cells[2]["source"].replace(
+        "import time", "import sys\nsys.path.append('..')"
+    )
 
 
 @breaks("predictions__one")
@@ -480,7 +553,9 @@ def notebooks() -> Iterator[tuple[str, dict]]:
 
 def committed_notebooks() -> Iterator[tuple[str, dict]]:
     """Those of `notebooks` that are kept as files."""
-    return ((name, notebook) for name, notebook in notebooks() if name[3:-6] not in TOO_LARGE_TO_COMMIT)
+    return (
+        (name, notebook) for name, notebook in notebooks() if name[3:-6] not in TOO_LARGE_TO_COMMIT
+    )
 
 
 def text_of(notebook: dict) -> str:
@@ -511,11 +586,20 @@ def _stream(text: str, name: str = "stdout") -> dict:
 
 
 def _result(text: str) -> dict:
-    return {"output_type": "execute_result", "data": {"text/plain": text}, "metadata": {}, "execution_count": None}
+    return {
+        "output_type": "execute_result",
+        "data": {"text/plain": text},
+        "metadata": {},
+        "execution_count": None,
+    }
 
 
 def _picture(text: str) -> dict:
-    return {"output_type": "display_data", "data": {"image/png": PIXEL, "text/plain": text}, "metadata": {}}
+    return {
+        "output_type": "display_data",
+        "data": {"image/png": PIXEL, "text/plain": text},
+        "metadata": {},
+    }
 
 
 def _number(cells: list[dict]) -> None:
@@ -536,7 +620,9 @@ def _holding(cells: list[dict], text: str) -> dict:
 
 
 def _lengthen(cell: dict, lines: int) -> None:
-    cell["source"] = "# one more line\n" * (lines - len(cell["source"].splitlines())) + cell["source"]
+    cell["source"] = (
+        "# one more line\n" * (lines - len(cell["source"].splitlines())) + cell["source"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""environment.yml and pyproject.toml describe one environment, and the repository's address stands in one place."""
+"""environment.yml and pyproject.toml describe one environment, and the repository's address stands
+in one place."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ import project
 import pytest
 import rules
 import yaml  # jupyterlab brings it
-from fusion_lib import hosted
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from fusion_lib import hosted
 
 try:
     import tomllib
@@ -23,7 +25,12 @@ EXTRAS = PROJECT["optional-dependencies"]
 DEPENDENCIES = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
 ENVIRONMENT = yaml.safe_load((project.ROOT / "environment.yml").read_text(encoding="utf-8"))
 CONDA = [line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
-PIP = [line for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict) for line in entry["pip"]]
+PIP = [
+    line
+    for entry in ENVIRONMENT["dependencies"]
+    if isinstance(entry, dict)
+    for line in entry["pip"]
+]
 
 
 @pytest.mark.parametrize("dependency", DEPENDENCIES)
@@ -55,7 +62,9 @@ def test_conda_brings_python_and_pip_only_with_the_same_python():
 
 
 def test_pip_installs_this_package_with_all_extras_and_nothing_beside_it():
-    assert len(PIP) == 1, f"environment.yml lists {PIP} for pip; pyproject.toml is the place for dependencies"
+    assert len(PIP) == 1, (
+        f"environment.yml lists {PIP} for pip; pyproject.toml is the place for dependencies"
+    )
     extras = re.fullmatch(r"-e \.\[([\w,-]+)\]", PIP[0])
     assert extras, f"environment.yml has {PIP[0]!r}; expected '-e .[EXTRAS]'"
     assert sorted(extras.group(1).split(",")) == sorted(EXTRAS)
@@ -76,21 +85,29 @@ def test_the_repository_is_named_once():
             written = hosted.BADGE_LINE.findall(text)
         elif path.suffix == ".ipynb":  # rules say what both must be
             cells = rules.read(path).cells
-            written = [cells[1].source] + [line for cell in cells for line in hosted.BADGE_LINE.findall(cell.source)]
+            written = [cells[1].source] + [
+                line for cell in cells for line in hosted.BADGE_LINE.findall(cell.source)
+            ]
         if text.count(sought) != sum(part.count(sought) for part in written):
             strangers.append(path.relative_to(project.ROOT).as_posix())
-    assert not strangers, f"{sought} must stand in pyproject.toml, set-up cells and badges only; it is in {strangers}"
+    assert not strangers, (
+        f"{sought} must stand in pyproject.toml, set-up cells and badges only; it is in {strangers}"
+    )
 
 
 def test_readme_has_the_badges_of_the_repository_and_no_others():
     expected = hosted.badges(rules.repository(), hosted.FRONT)
     text = (project.ROOT / "README.md").read_text(encoding="utf-8")
-    assert hosted.BADGE_LINE.findall(text) == [expected] * bool(expected), "run: make colab REPO=owner/name"
+    assert hosted.BADGE_LINE.findall(text) == [expected] * bool(expected), (
+        "run: make colab REPO=owner/name"
+    )
 
 
 def test_binder_finds_what_it_builds_from():
-    """repo2docker reads environment.yml at the top, unless a folder for it or a Dockerfile is there; the line for pip
-    installs fusion_lib, so that a notebook's set-up cell finds it."""
+    """repo2docker reads environment.yml at the top, unless a folder for it or a Dockerfile is
+    there; the line for pip installs fusion_lib, so that a notebook's set-up cell finds it."""
     for name in ("binder", ".binder", "Dockerfile", "requirements.txt", "runtime.txt", "Pipfile"):
-        assert not (project.ROOT / name).exists(), f"repo2docker would read {name} instead of, or before, environment.yml"
+        assert not (project.ROOT / name).exists(), (
+            f"repo2docker would read {name} instead of, or before, environment.yml"
+        )
     assert PIP[0].startswith("-e .[") and "notebooks" in PIP[0]

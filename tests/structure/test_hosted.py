@@ -8,9 +8,14 @@ import sys
 
 import project
 import pytest
+
 from fusion_lib import hosted
 
-HOSTS = ("https://colab.research.google.com/github/", "https://kaggle.com/kernels/welcome?src=", "https://mybinder.org/v2/gh/")
+HOSTS = (
+    "https://colab.research.google.com/github/",
+    "https://kaggle.com/kernels/welcome?src=",
+    "https://mybinder.org/v2/gh/",
+)
 UNNAMED = f"https://github.com{hosted.UNNAMED}REPOSITORY"
 OUTPUT = {"name": "stdout", "output_type": "stream", "text": ["CPU\n"]}
 
@@ -19,14 +24,34 @@ OUTPUT = {"name": "stdout", "output_type": "stream", "text": ["CPU\n"]}
 def clone(tmp_path):
     """A project of one notebook that names no repository yet."""
     (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "' + UNNAMED + '"\n')
-    (tmp_path / "README.md").write_text("# Title\n\nText.\n\n## More\n\n![A picture](https://example.org/a.png)\n")
+    (tmp_path / "README.md").write_text(
+        "# Title\n\nText.\n\n## More\n\n![A picture](https://example.org/a.png)\n"
+    )
     (tmp_path / "notebooks").mkdir()
     cells = [
-        {"cell_type": "markdown", "id": "a", "metadata": {}, "source": ["# 00. Title\n", "\n", "Text.\n", "\n", "More."]},
-        {"cell_type": "code", "execution_count": 1, "id": "b", "metadata": {"tags": ["nbval-ignore-output"]},
-         "outputs": [OUTPUT], "source": hosted.setup_cell(UNNAMED).splitlines(keepends=True)},
-        {"cell_type": "code", "execution_count": 2, "id": "c", "metadata": {}, "outputs": [OUTPUT], "source": ["print('CPU')"]},
-    ]  # fmt: skip
+        {
+            "cell_type": "markdown",
+            "id": "a",
+            "metadata": {},
+            "source": ["# 00. Title\n", "\n", "Text.\n", "\n", "More."],
+        },
+        {
+            "cell_type": "code",
+            "execution_count": 1,
+            "id": "b",
+            "metadata": {"tags": ["nbval-ignore-output"]},
+            "outputs": [OUTPUT],
+            "source": hosted.setup_cell(UNNAMED).splitlines(keepends=True),
+        },
+        {
+            "cell_type": "code",
+            "execution_count": 2,
+            "id": "c",
+            "metadata": {},
+            "outputs": [OUTPUT],
+            "source": ["print('CPU')"],
+        },
+    ]
     write(tmp_path, {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     return tmp_path
 
@@ -41,12 +66,20 @@ def read(clone):
 
 
 def contents(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts}
+    return {
+        path: path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def test_it_names_the_repository_everywhere(clone):
     before = read(clone)
-    assert hosted.name_repository("jane/seg", clone) == ["pyproject.toml", "README.md", "notebooks/00_title.ipynb"]
+    assert hosted.name_repository("jane/seg", clone) == [
+        "pyproject.toml",
+        "README.md",
+        "notebooks/00_title.ipynb",
+    ]
     assert hosted.address(clone) == "https://github.com/jane/seg"
     after = read(clone)
     title, line, rest = "".join(after["cells"][0]["source"]).split("\n\n", 2)
@@ -83,18 +116,37 @@ def test_again_changes_nothing_another_name_changes_it_and_it_can_be_taken_back(
     assert contents(clone) == before
 
 
-@pytest.mark.parametrize("name", ["", "seg", "jane/", "/seg", "jane/seg/more", "https://github.com/jane/seg", "jane/se g", "-j/seg",
-                                  'jane/"seg"', "jane/..", "j\u00e4ne/seg", "jane/seg\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "seg",
+        "jane/",
+        "/seg",
+        "jane/seg/more",
+        "https://github.com/jane/seg",
+        "jane/se g",
+        "-j/seg",
+        'jane/"seg"',
+        "jane/..",
+        "j\u00e4ne/seg",
+        "jane/seg\n",
+    ],
+)
 def test_a_wrong_name_is_refused_and_nothing_is_written(clone, name, monkeypatch, capsys):
     before = contents(clone)
     with pytest.raises(ValueError) as caught:
         hosted.name_repository(name, clone)
-    assert f"REPO is {name!r}; expected owner/name" in str(caught.value) and contents(clone) == before
+    assert (
+        f"REPO is {name!r}; expected owner/name" in str(caught.value) and contents(clone) == before
+    )
     monkeypatch.setattr(hosted, "ROOT", clone)
     assert hosted.main([name]) == 2 and "expected owner/name" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text, count", [("", 0), (2 * 'Repository = "https://github.com/a/b"\n', 2)])
+@pytest.mark.parametrize(
+    "text, count", [("", 0), (2 * 'Repository = "https://github.com/a/b"\n', 2)]
+)
 def test_an_address_that_does_not_stand_once_is_refused(clone, text, count):
     (clone / "pyproject.toml").write_text(text)
     before = contents(clone)
@@ -108,13 +160,16 @@ def test_a_notebook_without_a_set_up_cell_is_refused_before_anything_is_written(
     del notebook["cells"][1]
     write(clone, notebook)
     before = contents(clone)
-    with pytest.raises(ValueError, match="notebooks/00_title.ipynb does not begin with a title and the set-up cell"):
+    with pytest.raises(
+        ValueError, match="notebooks/00_title.ipynb does not begin with a title and the set-up cell"
+    ):
         hosted.name_repository("jane/seg", clone)
     assert contents(clone) == before
 
 
 def test_the_whole_project_keeps_its_rules_whatever_its_name(tmp_path):
-    """A copy of the project is named, keeps every rule of structure, and goes back to the same bytes."""
+    """A copy of the project is named, keeps every rule of structure, and goes back to the same
+    bytes."""
     copy = tmp_path / "copy"
     for path in project.files():
         target = copy / path.relative_to(project.ROOT)
@@ -124,13 +179,21 @@ def test_the_whole_project_keeps_its_rules_whatever_its_name(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def call(*command):
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    before, name = contents(copy), "/".join(("jane-doe", "two_segmentations.v2"))  # nowhere in one piece
+    before, name = (
+        contents(copy),
+        "/".join(("jane-doe", "two_segmentations.v2")),
+    )  # nowhere in one piece
     call("make", "colab", f"PYTHON={sys.executable}", f"REPO={name}")
     assert hosted.address(copy) == f"https://github.com/{name}"
-    tests = [f"tests/structure/test_{name}.py" for name in ("rules", "notebooks", "environment", "setup_cell")]
+    tests = [
+        f"tests/structure/test_{name}.py"
+        for name in ("rules", "notebooks", "environment", "setup_cell")
+    ]
     call(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
     call("make", "colab", f"PYTHON={sys.executable}", f"REPO={now}")
     assert contents(copy) == before

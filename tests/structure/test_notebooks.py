@@ -14,10 +14,16 @@ NOTEBOOKS = sorted((rules.ROOT / "notebooks").glob("*.ipynb"))
 def test_a_gap_in_the_series_is_announced():
     """The README says which notebooks are to come; all others up to the last are there."""
     numbers = [path.name[:2] for path in NOTEBOOKS]
-    assert len(numbers) >= 10, f"notebooks/ holds {[path.name for path in NOTEBOOKS]}; expected at least 00 to 09"
-    announced = re.search(r"^To come: (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(numbers) >= 10, (
+        f"notebooks/ holds {[path.name for path in NOTEBOOKS]}; expected at least 00 to 09"
+    )
+    announced = re.search(
+        r"^To come: (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     to_come = re.findall(r"\b\d\d\b", announced[1]) if announced else []
-    assert sorted([*numbers, *(n for n in to_come if n < numbers[-1])]) == [f"{n:02d}" for n in range(int(numbers[-1]) + 1)]
+    assert sorted([*numbers, *(n for n in to_come if n < numbers[-1])]) == [
+        f"{n:02d}" for n in range(int(numbers[-1]) + 1)
+    ]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,4 +1,5 @@
-"""Every rule rejects the notebooks that break it, no other rule minds them, and the good one breaks none."""
+"""Every rule rejects the notebooks that break it, no other rule minds them, and the good one breaks
+none."""
 
 from __future__ import annotations
 
@@ -6,7 +7,10 @@ import make_bad
 import pytest
 import rules
 
-NOTEBOOKS = {name.removeprefix("00_").removesuffix(".ipynb"): notebook for name, notebook in make_bad.notebooks()}
+NOTEBOOKS = {
+    name.removeprefix("00_").removesuffix(".ipynb"): notebook
+    for name, notebook in make_bad.notebooks()
+}
 RULE_NAMES = [rule.__name__ for rule in rules.RULES]
 
 
@@ -37,7 +41,13 @@ def test_every_rule_has_a_notebook_that_breaks_it():
 
 
 def test_committed_notebooks_are_the_ones_that_the_script_writes():
-    committed = {path.name: path.read_text(encoding="utf-8") for path in make_bad.FOLDER.glob("*.ipynb")}
-    written = {name: make_bad.text_of(notebook) for name, notebook in make_bad.committed_notebooks()}
+    committed = {
+        path.name: path.read_text(encoding="utf-8") for path in make_bad.FOLDER.glob("*.ipynb")
+    }
+    written = {
+        name: make_bad.text_of(notebook) for name, notebook in make_bad.committed_notebooks()
+    }
     stale = sorted(name for name in committed | written if committed.get(name) != written.get(name))
-    assert not stale, f"python tests/structure/make_bad.py writes other files than those in tests/bad: {stale}"
+    assert not stale, (
+        f"python tests/structure/make_bad.py writes other files than those in tests/bad: {stale}"
+    )

@@ -1,11 +1,13 @@
-"""The set-up cell, with stand-ins for pip and for what is installed. tests/notebooks/test_colab.py lets it work in earnest."""
+"""The set-up cell, with stand-ins for pip and for what is installed. tests/notebooks/test_colab.py
+lets it work in earnest."""
 
 from importlib import metadata, util
 
 import pytest
 import rules
-from fusion_lib import hosted
 from IPython.core.interactiveshell import InteractiveShell
+
+from fusion_lib import hosted
 
 CELL = hosted.setup_cell("https://github.com/jane/seg")
 FOUND = util.find_spec
@@ -22,7 +24,8 @@ def shell():
 
 @pytest.fixture
 def lacking(shell, monkeypatch):
-    """Pretends that packages are missing; fusion_lib is there once pip was called, unless pip fails."""
+    """Pretends that packages are missing; fusion_lib is there once pip was called, unless pip
+    fails."""
 
     def pretend(*names, pip_fails=False):
         def find_spec(name):
@@ -42,7 +45,9 @@ def run(shell, cell):
 def test_installs_and_keeps_the_versions_that_are_there(shell, lacking):
     lacking("fusion_lib")
     assert run(shell, CELL) is None
-    pins = " ".join(f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision", "numpy"))
+    pins = " ".join(
+        f"{name}=={metadata.version(name)}" for name in ("torch", "torchvision", "numpy")
+    )
     assert shell.pip_calls == [f"install -q {pins} git+https://github.com/jane/seg"]
 
 
@@ -56,7 +61,11 @@ def test_keeps_nothing_that_is_not_there(shell, lacking):
 def test_says_so_when_pip_failed(shell, lacking):
     lacking("fusion_lib", pip_fails=True)
     error = run(shell, CELL)
-    assert isinstance(error, AssertionError) and "pip's message" in str(error) and "Settings > Internet" in str(error)
+    assert (
+        isinstance(error, AssertionError)
+        and "pip's message" in str(error)
+        and "Settings > Internet" in str(error)
+    )
     assert len(shell.pip_calls) == 1
 
 

@@ -15,7 +15,8 @@ SEEDS = range(25)
 
 
 def random_region_map(seed: int, void: bool = True) -> np.ndarray:
-    """A Voronoi partition with stripes, single pixels and void patches: (H, W) int64 with arbitrary ids, void -1."""
+    """A Voronoi partition with stripes, single pixels and void patches: (H, W) int64 with arbitrary
+    ids, void -1."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(6, 28, 2)
     sites = rng.random((rng.integers(2, 9), 2)) * (height, width)
@@ -34,7 +35,9 @@ def random_region_map(seed: int, void: bool = True) -> np.ndarray:
 def blobs(seed: int, size: int = 48, sites: int = 6) -> np.ndarray:
     """A Voronoi partition into large, connected regions, ids 0..R-1."""
     rng = np.random.default_rng(seed)
-    places = np.stack(np.meshgrid([size / 6, size / 2, 5 * size / 6], [size / 4, 3 * size / 4]), -1).reshape(-1, 2)
+    places = np.stack(
+        np.meshgrid([size / 6, size / 2, 5 * size / 6], [size / 4, 3 * size / 4]), -1
+    ).reshape(-1, 2)
     places = places[:sites] + rng.uniform(-size / 14, size / 14, (sites, 2))
     y, x = np.mgrid[:size, :size]
     nearest = ((y[..., None] - places[:, 0]) ** 2 + (x[..., None] - places[:, 1]) ** 2).argmin(-1)
@@ -50,7 +53,8 @@ def permuted_ids(region: np.ndarray, seed: int) -> np.ndarray:
 
 
 def one_hot(labels: np.ndarray, classes: int, certainty: float = 1.0) -> np.ndarray:
-    """(C, H, W) probabilities that give `certainty` to the label and the rest to the other classes."""
+    """(C, H, W) probabilities that give `certainty` to the label and the rest to the other
+    classes."""
     rest = (1 - certainty) / (classes - 1)
     return np.stack([np.where(labels == c, certainty, rest) for c in range(classes)])
 
@@ -61,11 +65,14 @@ def tiny_model(seed: int = 0, outputs=None) -> FusionModel:
 
 
 def tiny_samples(count: int, size: int = 16, seed: int = 0) -> list[dict]:
-    """Pictures whose left part is bright (class 1) and right part dark (class 0), with some void."""
+    """Pictures whose left part is bright (class 1) and right part dark (class 0), with some
+    void."""
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(count):
-        region = (np.arange(size)[None] < rng.integers(5, size - 5)).repeat(size, 0).astype(np.int64)
+        region = (
+            (np.arange(size)[None] < rng.integers(5, size - 5)).repeat(size, 0).astype(np.int64)
+        )
         semantic = region.copy()
         semantic[0, :3] = 255
         image = np.clip(0.2 + 0.6 * region + 0.05 * rng.standard_normal((3, size, size)), 0, 1)
@@ -80,7 +87,9 @@ def tiny_samples(count: int, size: int = 16, seed: int = 0) -> list[dict]:
     return samples
 
 
-def tiny_loaders(train: int = 6, val: int = 2, batch_size: int = 2, shuffle: bool = True) -> tuple[DataLoader, DataLoader]:
+def tiny_loaders(
+    train: int = 6, val: int = 2, batch_size: int = 2, shuffle: bool = True
+) -> tuple[DataLoader, DataLoader]:
     return (
         DataLoader(tiny_samples(train), batch_size, shuffle=shuffle),
         DataLoader(tiny_samples(val, seed=1), batch_size),
@@ -88,7 +97,8 @@ def tiny_loaders(train: int = 6, val: int = 2, batch_size: int = 2, shuffle: boo
 
 
 class Blobs(SegmentationDataset):
-    """Six areas a picture; red carries the semantic label, green the region target, blue the number of the picture."""
+    """Six areas a picture; red carries the semantic label, green the region target, blue the number
+    of the picture."""
 
     classes = CLASSES
     COUNTS = {"train": 40, "val": 6, "test": 4}
@@ -105,20 +115,33 @@ class Blobs(SegmentationDataset):
         region = blobs(seed, size=24)
         semantic = np.random.default_rng(seed).integers(0, 8, 6)[region]
         semantic[:2] = 255
-        image = [np.where(semantic == 255, 0, semantic) * 20, region_target(region, 2.0) * 100, np.full_like(region, index)]
+        image = [
+            np.where(semantic == 255, 0, semantic) * 20,
+            region_target(region, 2.0) * 100,
+            np.full_like(region, index),
+        ]
         return np.stack(image, -1).astype(np.uint8), semantic, region
 
 
 RECIPE = Recipe(
-    dataset=Blobs, size=(24, 24), tau=2.0, smallest_crop=1.0, light=0.0,
-    model={"width": 4}, batch_size=4, epochs=1, learning_rate=1e-2,
-)  # fmt: skip
+    dataset=Blobs,
+    size=(24, 24),
+    tau=2.0,
+    smallest_crop=1.0,
+    light=0.0,
+    model={"width": 4},
+    batch_size=4,
+    epochs=1,
+    learning_rate=1e-2,
+)
 
 
 class Reads(nn.Module):
-    """Stands in for a network: turns the colours of `Blobs` into logits, under noise that is the same for every call.
+    """Stands in for a network: turns the colours of `Blobs` into logits, under noise that is the
+    same for every call.
 
-    Args: noise, the standard deviations of the semantic and of the region logits' noise; right logits gain 6 and 2.
+    Args: noise, the standard deviations of the semantic and of the region logits' noise; right
+    logits gain 6 and 2.
     """
 
     def __init__(self, *tasks, noise=(3.0, 1.0)):
@@ -128,7 +151,10 @@ class Reads(nn.Module):
 
     def forward(self, images):
         values = (images * 255).round().long()
-        hot = {"semantic": nn.functional.one_hot(values[:, 0] // 20, 8), "region": nn.functional.one_hot(values[:, 1] // 100, 3)}
+        hot = {
+            "semantic": nn.functional.one_hot(values[:, 0] // 20, 8),
+            "region": nn.functional.one_hot(values[:, 1] // 100, 3),
+        }
         logits = {}
         for task in self.tasks:
             right = {"semantic": 6.0, "region": 2.0}[task] * hot[task].movedim(-1, 1)

@@ -17,7 +17,8 @@ class Seen(list):
 def server(content: bytes, cut: int | None = None, ranges: bool = True, status: int = 200):
     """Serves `content` at every path; the first answer ends after `cut` bytes.
 
-    Yields the address and the Range headers that it saw (a list; its attribute `paths` holds the paths).
+    Yields the address and the Range headers that it saw (a list; its attribute `paths` holds the
+    paths).
     """
     seen = Seen()
 
@@ -35,7 +36,9 @@ def server(content: bytes, cut: int | None = None, ranges: bool = True, status: 
                 return
             self.send_response(206 if start else status)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+                )
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             self.wfile.write(content[start : cut if first and cut else None])

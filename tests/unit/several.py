@@ -1,14 +1,15 @@
-"""What each of several processes does in `test_processes`; torchrun starts it: several.py WHAT FOLDER."""
+"""What each of several processes does in `test_processes`; torchrun starts it: several.py WHAT
+FOLDER."""
 
 import os
 import sys
 from pathlib import Path
 
 import torch
+from examples import tiny_model, tiny_samples
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from examples import tiny_model, tiny_samples
 from fusion_lib import processes, training, weighting
 from fusion_lib.losses import FusionLoss
 
@@ -26,10 +27,13 @@ def with_void(count: int) -> list[dict]:
 
 
 def gradients(model, synchronized, samples: list[dict]) -> list[torch.Tensor]:
-    """Of the loss of a batch; batch norm in evaluation mode, for in training each process has statistics of its own."""
+    """Of the loss of a batch; batch norm in evaluation mode, for in training each process has
+    statistics of its own."""
     model.eval()
     batch = torch.utils.data.default_collate(samples)
-    training._in_pieces(synchronized, model, LOSS, batch, weighting.PlainSum(), lambda x: x, NO_MIXING, 1)
+    training._in_pieces(
+        synchronized, model, LOSS, batch, weighting.PlainSum(), lambda x: x, NO_MIXING, 1
+    )
     return [parameter.grad for parameter in model.parameters()]
 
 
@@ -47,7 +51,12 @@ def a_run(folder: Path, fail: bool = False, processes_were: int = 2) -> torch.nn
 
         def forward(self, *arguments):
             self.calls += 1
-            if fail and rank == 1 and self.calls == 5 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            if (
+                fail
+                and rank == 1
+                and self.calls == 5
+                and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+            ):
                 os._exit(9)
             return super().forward(*arguments)
 
@@ -56,7 +65,16 @@ def a_run(folder: Path, fail: bool = False, processes_were: int = 2) -> torch.nn
     train = DataLoader(samples, 4 // count, shuffle=sampler is None, sampler=sampler)
     val = DataLoader(Subset(samples, range(rank, 8, count)), 2)
     model = tiny_model(rank)  # the first process's weights are everybody's
-    training.train(model, Failing(1.0, 2.0), train, val, epochs=3, learning_rate=1e-2, folder=folder, save_every=1)
+    training.train(
+        model,
+        Failing(1.0, 2.0),
+        train,
+        val,
+        epochs=3,
+        learning_rate=1e-2,
+        folder=folder,
+        save_every=1,
+    )
     return model
 
 
@@ -67,7 +85,10 @@ def main(what: str, folder: Path) -> None:
     if what == "numbers":
         model = tiny_model()
         share = with_void(6)[rank::count]
-        result = {"gradients": gradients(model, DistributedDataParallel(model), share), "scores": scores(with_void(7)[rank::count])}
+        result = {
+            "gradients": gradients(model, DistributedDataParallel(model), share),
+            "scores": scores(with_void(7)[rank::count]),
+        }
     else:
         result = a_run(folder / what, fail=what == "failing").state_dict()
     torch.save(result, folder / f"{what}.{rank}.pt")

@@ -1,4 +1,5 @@
-"""Affinities: target and loss by hand and by brute force, the conventions of the mutex watershed, and its ceiling."""
+"""Affinities: target and loss by hand and by brute force, the conventions of the mutex watershed,
+and its ceiling."""
 
 import math
 import sys
@@ -6,11 +7,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from examples import SEEDS, blobs, permuted_ids, random_region_map, tiny_samples
 from torch.utils.data import DataLoader
 
-from examples import SEEDS, blobs, permuted_ids, random_region_map, tiny_samples
 from fusion_lib import training
-from fusion_lib.affinities import OFFSETS, AffinityTarget, affinity_cross_entropy, affinity_target, decode_affinities
+from fusion_lib.affinities import (
+    OFFSETS,
+    AffinityTarget,
+    affinity_cross_entropy,
+    affinity_target,
+    decode_affinities,
+)
 from fusion_lib.datasets import Scenes
 from fusion_lib.losses import FusionLoss
 from fusion_lib.metrics import covering
@@ -27,7 +34,11 @@ def brute_target(region: np.ndarray, offsets) -> np.ndarray:
     target = np.full((len(offsets), height, width), VOID)
     for k, y, x in np.ndindex(target.shape):
         there_y, there_x = y + offsets[k][0], x + offsets[k][1]
-        if 0 <= there_y < height and 0 <= there_x < width and region[y, x] != -1 != region[there_y, there_x]:
+        if (
+            0 <= there_y < height
+            and 0 <= there_x < width
+            and region[y, x] != -1 != region[there_y, there_x]
+        ):
             target[k, y, x] = region[y, x] == region[there_y, there_x]
     return target
 
@@ -63,7 +74,9 @@ def test_target_equals_brute_force(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_target_does_not_care_how_regions_are_numbered(seed):
     region = random_region_map(seed)
-    np.testing.assert_array_equal(affinity_target(region), affinity_target(permuted_ids(region, seed)))
+    np.testing.assert_array_equal(
+        affinity_target(region), affinity_target(permuted_ids(region, seed))
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,11 @@ def test_transform_adds_the_target_of_the_augmented_regions():
     sample = AffinityTarget()(augmentation((64, 64), smallest_crop=0.5)(Scenes("train")[0]))
     expected = affinity_target(np.asarray(sample["region"]))
     np.testing.assert_array_equal(sample["affinity_target"].numpy(), expected)
-    assert {"image", "semantic", "region"} < set(sample) and sample["affinity_target"].shape == (len(OFFSETS), 64, 64)
+    assert {"image", "semantic", "region"} < set(sample) and sample["affinity_target"].shape == (
+        len(OFFSETS),
+        64,
+        64,
+    )
 
 
 # --- loss ----------------------------------------------------------------------------------------
@@ -103,7 +120,9 @@ def test_loss_and_gradient_equal_torch_on_the_entries_that_count(seed):
     target[target == 2] = VOID
     counts = target != VOID
     loss = affinity_cross_entropy(logits, target)
-    torch.testing.assert_close(loss, torch.nn.BCEWithLogitsLoss()(logits[counts], target[counts].float()))
+    torch.testing.assert_close(
+        loss, torch.nn.BCEWithLogitsLoss()(logits[counts], target[counts].float())
+    )
     loss.backward()
     expected = torch.where(counts, logits.sigmoid() - target, 0.0) / counts.sum()  # (p - a) / |V|
     torch.testing.assert_close(logits.grad, expected)
@@ -138,7 +157,9 @@ def test_loss_refuses_other_targets(target, message):
 @pytest.mark.parametrize("seed", range(8))
 def test_true_affinities_decode_to_their_regions(seed, bias):
     region = blobs(seed)
-    assert same_partition(decode_affinities(true_probabilities(region, certainty=0.9), bias), region)
+    assert same_partition(
+        decode_affinities(true_probabilities(region, certainty=0.9), bias), region
+    )
 
 
 def test_true_affinities_of_scenes_decode_to_covering_one():
@@ -146,18 +167,23 @@ def test_true_affinities_of_scenes_decode_to_covering_one():
     for split, index in (("val", 0), ("val", 7), ("test", 3), ("test", 50), ("train", 11)):
         region = Scenes(split).read(index)[2].astype(int)
         assert covering(region, decode_affinities(true_probabilities(region), smallest=1)) > 0.99
-        assert covering(region, decode_affinities(true_probabilities(region))) > 0.97  # true regions begin at 4 pixels
+        assert (
+            covering(region, decode_affinities(true_probabilities(region))) > 0.97
+        )  # true regions begin at 4 pixels
 
 
 @pytest.mark.parametrize("cut", range(1, 9))
 def test_entry_x_of_a_channel_speaks_of_the_pixels_x_and_x_plus_the_offset(cut):
-    """Two regions meet between columns cut - 1 and cut; a map shifted by the offset would put the border elsewhere."""
+    """Two regions meet between columns cut - 1 and cut; a map shifted by the offset would put the
+    border elsewhere."""
     region = np.zeros((6, 10), int)
     region[:, cut:] = 1
     offsets = ((1, 0), (0, 1), (0, 3))
     for this_way in (region, region.T):
         turned = offsets if this_way is region else [(right, down) for down, right in offsets]
-        decoded = decode_affinities(true_probabilities(this_way, turned), smallest=1, offsets=turned)
+        decoded = decode_affinities(
+            true_probabilities(this_way, turned), smallest=1, offsets=turned
+        )
         np.testing.assert_array_equal(decoded, this_way)
 
 
@@ -180,7 +206,9 @@ def brute_mutex_watershed(probabilities: np.ndarray, offsets) -> np.ndarray:
         if 0 <= there[0] < height and 0 <= there[1] < width:
             attracts = abs(offsets[k][0]) + abs(offsets[k][1]) == 1
             edges.append((p if attracts else 1 - p, attracts, (y, x), there))
-    cluster = {pixel: {pixel} for pixel in np.ndindex(height, width)}  # pixels of one cluster share one set
+    cluster = {
+        pixel: {pixel} for pixel in np.ndindex(height, width)
+    }  # pixels of one cluster share one set
     apart = []  # pairs of pixels
     for _, attracts, *pair in sorted(edges, reverse=True):
         between = {id(cluster[pixel]) for pixel in pair}
@@ -218,19 +246,28 @@ def test_decoding_is_always_a_partition_of_connected_regions(smallest, value, sh
 
 
 def test_more_bias_gives_fewer_regions():
-    noisy = np.random.default_rng(0).normal(true_probabilities(blobs(1), certainty=0.8), 0.15).clip(0, 1)
-    counts = [decode_affinities(noisy, bias, smallest=1).max() + 1 for bias in (-0.2, 0.0, 0.2, 0.4)]
+    noisy = (
+        np.random.default_rng(0)
+        .normal(true_probabilities(blobs(1), certainty=0.8), 0.15)
+        .clip(0, 1)
+    )
+    counts = [
+        decode_affinities(noisy, bias, smallest=1).max() + 1 for bias in (-0.2, 0.0, 0.2, 0.4)
+    ]
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[-1]
 
 
 def test_small_regions_give_way_along_the_borders_that_the_affinities_draw():
-    """A spot of 4 pixels in the left half and a sliver beside the border: both go to the left half."""
+    """A spot of 4 pixels in the left half and a sliver beside the border: both go to the left
+    half."""
     region = np.zeros((12, 12), int)
     region[:, 6:] = 1
     cluttered = region.copy()
     cluttered[2:4, 2:4], cluttered[4:8, 5] = 2, 3
     probabilities = true_probabilities(cluttered)
-    probabilities[1, 4:8, 4] = 0.4  # a faint border on the sliver's left; the true one on its right has 0
+    probabilities[1, 4:8, 4] = (
+        0.4  # a faint border on the sliver's left; the true one on its right has 0
+    )
     assert decode_affinities(probabilities, smallest=1).max() == 3
     assert same_partition(decode_affinities(probabilities, smallest=5), region)
     assert decode_affinities(probabilities, smallest=1000).max() == 3  # none is as large: all stay
@@ -269,7 +306,8 @@ def test_without_mwatershed_the_message_says_how_to_get_it(monkeypatch):
         decode_affinities(true_probabilities(blobs(0)))
 
 
-# --- with the rest of the package ------------------------------------------------------------------
+# --- with the rest of the package
+# ------------------------------------------------------------------
 
 
 def affinity_loaders():
@@ -282,7 +320,9 @@ def test_beta_weighs_the_affinities():
     batch = next(iter(affinity_loaders()[1]))
     outputs = {"semantic": torch.randn(2, 3, 16, 16), "affinity": torch.randn(2, 8, 16, 16)}
     parts = FusionLoss(alpha=0.5, beta=3.0)(outputs, batch)
-    assert parts["affinity"] == affinity_cross_entropy(outputs["affinity"], batch["affinity_target"])
+    assert parts["affinity"] == affinity_cross_entropy(
+        outputs["affinity"], batch["affinity_target"]
+    )
     torch.testing.assert_close(parts["total"], 0.5 * parts["semantic"] + 3 * parts["affinity"])
     del batch["affinity_target"]
     with pytest.raises(ValueError, match="affinity_target"):
@@ -293,16 +333,23 @@ def test_a_model_with_affinities_trains_and_predicts():
     torch.manual_seed(0)
     model = FusionModel({"semantic": 3, "affinity": len(OFFSETS)}, width=4)
     loss, (train, val) = FusionLoss(), affinity_loaders()
-    history = training.train(model, loss, train, val, epochs=12, learning_rate=1e-2, device=torch.device("cpu"))
+    history = training.train(
+        model, loss, train, val, epochs=12, learning_rate=1e-2, device=torch.device("cpu")
+    )
     assert history[-1]["train_affinity"] < history[0]["train_affinity"]
     best = max(history, key=lambda entry: entry["val_score"])
-    assert best["val_score"] == pytest.approx((best["val_miou_semantic"] + best["val_miou_affinity"]) / 2)
+    assert best["val_score"] == pytest.approx(
+        (best["val_miou_semantic"] + best["val_miou_affinity"]) / 2
+    )
     batch = next(iter(val))
     with torch.no_grad():
         same = model.eval()(batch["image"])["affinity"] > 0
     target = batch["affinity_target"]
     valid = target != VOID
-    ious = [((same == c) & (target == c)).sum() / (((same == c) | (target == c)) & valid).sum() for c in (0, 1)]
+    ious = [
+        ((same == c) & (target == c)).sum() / (((same == c) | (target == c)) & valid).sum()
+        for c in (0, 1)
+    ]
     assert best["val_miou_affinity"] == pytest.approx(float(sum(ious) / 2), abs=1e-6)
     predicted = training.predict(model, batch["image"][0])["affinity"]
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Encoders of torchvision as feature pyramids, and the download of their weights, from a server on this machine."""
+"""Encoders of torchvision as feature pyramids, and the download of their weights, from a server on
+this machine."""
 
 import hashlib
 import io
@@ -7,11 +8,11 @@ import math
 import pytest
 import torch
 import torchvision
+from test_datasets import server
 
 from fusion_lib import backbones
 from fusion_lib.backbones import NAMES, TORCHVISION, TorchvisionEncoder, backbone, imagenet_weights
 from fusion_lib.models import FusionModel, TwoNetworks
-from test_datasets import server
 
 BOTH = {"semantic": 5, "region": 3}
 torchvision_names = pytest.mark.parametrize("name", TORCHVISION)
@@ -30,7 +31,8 @@ def test_every_stage_halves_the_picture(name):
 
 @torchvision_names
 def test_a_stage_ends_right_before_the_next_halving(name):
-    """So each feature map is the last one of its size: a stage's first module halves, none of the others does."""
+    """So each feature map is the last one of its size: a stage's first module halves, none of the
+    others does."""
     x = torch.rand(1, 3, 64, 64)
     for stage in backbone(name, pretrained=False).eval().stages:
         sizes = [x.shape[2]] + [(x := module(x)).shape[2] for module in stage]
@@ -65,7 +67,9 @@ def test_logits_have_the_size_of_the_picture(name, size):
     for mode in (True, False):
         outputs = model.train(mode)(torch.rand(2, 3, *size))
         assert {task: tuple(logits.shape) for task, logits in outputs.items()} == {
-            "semantic": (2, 5, *size), "region": (2, 3, *size)}  # fmt: skip
+            "semantic": (2, 5, *size),
+            "region": (2, 3, *size),
+        }
 
 
 @torchvision_names
@@ -74,7 +78,9 @@ def test_every_stage_learns_and_nothing_is_carried_along(name):
     model = FusionModel(BOTH, encoder=name, width=4)
     sum(logits.square().mean() for logits in model(torch.rand(2, 3, 64, 64)).values()).backward()
     assert all(p.grad is not None for p in model.parameters())
-    assert all(sum(p.grad.abs().sum() for p in stage.parameters()) > 0 for stage in model.encoder.stages)
+    assert all(
+        sum(p.grad.abs().sum() for p in stage.parameters()) > 0 for stage in model.encoder.stages
+    )
 
 
 @torchvision_names
@@ -87,13 +93,16 @@ def test_config_rebuilds_the_model_without_the_network(name):
 
 
 def test_unknown_backbone_is_told_which_there_are():
-    with pytest.raises(ValueError, match=f"encoder is 'resnet34'; expected one of: small, {', '.join(NAMES)}$"):
+    with pytest.raises(
+        ValueError, match=f"encoder is 'resnet34'; expected one of: small, {', '.join(NAMES)}$"
+    ):
         FusionModel(BOTH, encoder="resnet34")
 
 
 @torchvision_names
 def test_named_weights_exist_and_can_be_checked(name):
-    """torch reads the first digits of the hash from the file's name, and checks nothing where there are none."""
+    """torch reads the first digits of the hash from the file's name, and checks nothing where there
+    are none."""
     weights = torchvision.models.get_model_weights(name)[TORCHVISION[name][0]]
     assert torch.hub.HASH_REGEX.search(weights.url) and weights.meta["num_params"] > 1e6
     preset = weights.transforms()
@@ -114,7 +123,8 @@ def weights_file(tmp_path, monkeypatch):
 
 
 def point_to(monkeypatch, address: str, content: bytes) -> str:
-    """Let torchvision fetch from here a file whose name holds the hash of `content`; the file's name."""
+    """Let torchvision fetch from here a file whose name holds the hash of `content`; the file's
+    name."""
     name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     monkeypatch.setattr(weights.value, "url", address.rpartition("/")[0] + "/" + name)
@@ -133,7 +143,11 @@ def test_weights_are_fetched_once_and_loaded(tmp_path, monkeypatch, weights_file
         two = TwoNetworks(BOTH, encoder="resnet18", width=4, pretrained=True)
         assert len(seen) == 1 and downloads(tmp_path) == [name]
     expected = torch.load(io.BytesIO(weights_file), weights_only=True)
-    for encoder in (model.encoder, two.networks["semantic"].encoder, two.networks["region"].encoder):
+    for encoder in (
+        model.encoder,
+        two.networks["semantic"].encoder,
+        two.networks["region"].encoder,
+    ):
         assert torch.equal(encoder.stages[0][0].weight, expected["conv1.weight"])
         assert torch.equal(encoder.stages[4][0][1].conv2.weight, expected["layer4.1.conv2.weight"])
     fresh = FusionModel(BOTH, encoder="resnet18", width=4)
@@ -141,13 +155,20 @@ def test_weights_are_fetched_once_and_loaded(tmp_path, monkeypatch, weights_file
 
 
 @pytest.mark.parametrize("content", ["error page", "altered", "cut off"])
-def test_a_download_that_is_not_what_was_asked_for_is_not_kept(tmp_path, monkeypatch, weights_file, content):
+def test_a_download_that_is_not_what_was_asked_for_is_not_kept(
+    tmp_path, monkeypatch, weights_file, content
+):
     """Also where the server says that all is well (status 200)."""
-    sent = {"error page": b"<html>quota exceeded</html>", "altered": weights_file[:-1] + b"?"}.get(content, weights_file)
+    sent = {"error page": b"<html>quota exceeded</html>", "altered": weights_file[:-1] + b"?"}.get(
+        content, weights_file
+    )
     with server(sent, cut=1000 if content == "cut off" else None) as (address, seen):
         point_to(monkeypatch, address, weights_file)
-        with pytest.raises(OSError, match=r"weights of encoder 'resnet18' could not be fetched whole .*; nothing was kept. "
-                                          r"Call again .* 'lite0' needs no network"):  # fmt: skip
+        with pytest.raises(
+            OSError,
+            match=r"weights of encoder 'resnet18' could not be fetched whole .*; nothing was kept. "
+            r"Call again .* 'lite0' needs no network",
+        ):
             FusionModel(BOTH, encoder="resnet18", pretrained=True)
         assert downloads(tmp_path) == []
         if content == "cut off":  # only the first answer was
@@ -158,7 +179,9 @@ def test_no_network(tmp_path, monkeypatch, weights_file):
     with server(b"") as (address, _):
         pass  # the server is gone again
     point_to(monkeypatch, address, weights_file)
-    with pytest.raises(OSError, match=r"could not be fetched whole from http.*'lite0' needs no network"):
+    with pytest.raises(
+        OSError, match=r"could not be fetched whole from http.*'lite0' needs no network"
+    ):
         FusionModel(BOTH, encoder="resnet18", pretrained=True)
     assert downloads(tmp_path) == []
 
@@ -169,8 +192,12 @@ def test_a_file_that_was_damaged_since_is_named(tmp_path, monkeypatch, weights_f
         name = point_to(monkeypatch, address, weights_file)
         imagenet_weights("resnet18")
         (path,) = (tmp_path / "torch").rglob("*.pth")
-        path.write_bytes({"cut short": weights_file[:5000], "empty": b"", "text": b"not weights"}[damage])
-        with pytest.raises(ValueError, match=rf"(?s){name} was fetched once and does not load any more .*delete it"):
+        path.write_bytes(
+            {"cut short": weights_file[:5000], "empty": b"", "text": b"not weights"}[damage]
+        )
+        with pytest.raises(
+            ValueError, match=rf"(?s){name} was fetched once and does not load any more .*delete it"
+        ):
             imagenet_weights("resnet18")
         assert len(seen) == 1 and downloads(tmp_path) == [name]
 
@@ -186,5 +213,7 @@ def test_weights_that_are_no_plain_weights_are_never_run(tmp_path, monkeypatch, 
 
 
 def test_names_are_lite0_and_torchvisions():
-    assert NAMES == ("lite0", *TORCHVISION) and set(TORCHVISION) <= set(torchvision.models.list_models(torchvision.models))
+    assert ("lite0", *TORCHVISION) == NAMES and set(TORCHVISION) <= set(
+        torchvision.models.list_models(torchvision.models)
+    )
     assert backbones.backbone("resnet18", False).channels is not TORCHVISION["resnet18"][2]

@@ -1,11 +1,12 @@
-"""Changes of scenes and photographs: nothing at severity 0, then just what is declared; errors near borders."""
+"""Changes of scenes and photographs: nothing at severity 0, then just what is declared; errors near
+borders."""
 
 import numpy as np
 import pytest
 import torch
+from examples import SEEDS, random_region_map, tiny_model
 from scipy import ndimage
 
-from examples import SEEDS, random_region_map, tiny_model
 from fusion_lib import changes, metrics, recipes, scenes
 from fusion_lib.changes import CHANGES, PIXEL_CHANGES, Changed, border_curves, border_errors, curves
 from fusion_lib.datasets import Scenes, SegmentationDataset
@@ -68,7 +69,9 @@ def test_severity_0_is_the_shipped_picture_bit_for_bit(change):
     for index in range(0, 100, 12):
         for name, there in TEST[index].items():
             here = unchanged[index][name]
-            assert type(here) is type(there) and here.dtype == there.dtype and torch.equal(here, there)
+            assert (
+                type(here) is type(there) and here.dtype == there.dtype and torch.equal(here, there)
+            )
 
 
 @pytest.mark.parametrize("change", PIXEL_CHANGES)
@@ -105,12 +108,19 @@ def test_light_noise_and_blur_leave_every_label_of_a_scene(change):
 def test_camera_moves_more_labels_with_every_severity(change):
     moved = np.zeros(len(SEVERITIES))
     for index in range(0, 40, 8):
-        moved += [(semantic != TEST.read(index)[1]).mean() for _, semantic, _ in pictures(change, index)]
+        moved += [
+            (semantic != TEST.read(index)[1]).mean() for _, semantic, _ in pictures(change, index)
+        ]
     assert moved[0] == 0 and (np.diff(moved) > 0).all()
 
 
 @pytest.mark.parametrize(
-    "name, knobs", [("dark", {"light": 0.55}), ("larger", {"scale": 1.6}), ("noise", {"noise": np.hypot(0.05, 0.08)})]
+    "name, knobs",
+    [
+        ("dark", {"light": 0.55}),
+        ("larger", {"scale": 1.6}),
+        ("noise", {"noise": np.hypot(0.05, 0.08)}),
+    ],
 )
 def test_scene_under_a_change_is_the_same_scene_rendered_again(name, knobs):
     expected = scenes.render(scenes.sample_scene(scenes.SPLITS["val"][7]), **knobs)
@@ -119,14 +129,18 @@ def test_scene_under_a_change_is_the_same_scene_rendered_again(name, knobs):
 
 
 @pytest.mark.parametrize(
-    "name, knob", [("rotation", "rotation"), ("gradient", "light_slope"), ("perspective", "perspective")]
+    "name, knob",
+    [("rotation", "rotation"), ("gradient", "light_slope"), ("perspective", "perspective")],
 )
 def test_a_picture_keeps_its_side_and_pictures_have_either(name, knob):
     sides = set()
     for index in range(8):
         scene = scenes.sample_scene(scenes.SPLITS["test"][index])
         values = CHANGES[name].values[3:]
-        both = [[scenes.render(scene, **{knob: sign * value})[0] for value in values] for sign in (-1, 1)]
+        both = [
+            [scenes.render(scene, **{knob: sign * value})[0] for value in values]
+            for sign in (-1, 1)
+        ]
         here = [image for image, _, _ in pictures(name, index)[3:]]
         sides.add([all(map(np.array_equal, here, side)) for side in both].index(True))
     assert sides == {0, 1}
@@ -146,7 +160,9 @@ def chance():
 def test_light_is_a_factor_on_every_pixel():
     assert CHANGES["dark"].pixels(flat(), 0.4, chance()) == pytest.approx(flat(40))
     assert CHANGES["bright"].pixels(flat(), 1.5, chance()) == pytest.approx(flat(150))
-    assert Changed(Photographs, "test", "bright", 4).read(0)[0].max() == 255  # clipped, not wrapped around
+    assert (
+        Changed(Photographs, "test", "bright", 4).read(0)[0].max() == 255
+    )  # clipped, not wrapped around
 
 
 def test_gradient_is_a_straight_ramp_around_the_middle():
@@ -166,7 +182,10 @@ def test_shadow_darkens_a_band_by_the_stated_share_with_soft_edges():
 
 
 def test_cast_keeps_the_mean_logarithm_and_has_other_tints_for_other_pictures():
-    factors = [CHANGES["cast"].pixels(flat(), 0.5, np.random.default_rng(seed))[0, 0] / 100 for seed in range(20)]
+    factors = [
+        CHANGES["cast"].pixels(flat(), 0.5, np.random.default_rng(seed))[0, 0] / 100
+        for seed in range(20)
+    ]
     logarithms = np.log(factors)
     assert logarithms.sum(1) == pytest.approx(np.zeros(20)) and abs(logarithms).max() <= 0.5
     assert {*logarithms.argmax(1)} == {0, 1, 2}
@@ -174,7 +193,9 @@ def test_cast_keeps_the_mean_logarithm_and_has_other_tints_for_other_pictures():
 
 def test_noise_has_the_stated_standard_deviation():
     noisy = CHANGES["noise"].pixels(flat(), 0.1, chance())
-    assert (noisy - 100).std() == pytest.approx(25.5, rel=0.03) and noisy.mean() == pytest.approx(100, abs=1)
+    assert (noisy - 100).std() == pytest.approx(25.5, rel=0.03) and noisy.mean() == pytest.approx(
+        100, abs=1
+    )
 
 
 def test_blur_of_a_point_has_the_stated_width_in_picture_heights():
@@ -182,7 +203,11 @@ def test_blur_of_a_point_has_the_stated_width_in_picture_heights():
     image[50, 75] = 1
     blurred = CHANGES["blur"].pixels(image, 0.04, chance())[..., 1]
     y, x = np.mgrid[-50:51, -75:76]
-    assert np.sqrt((blurred * x**2).sum()) == pytest.approx(4.04, rel=0.02) == np.sqrt((blurred * y**2).sum())
+    assert (
+        np.sqrt((blurred * x**2).sum())
+        == pytest.approx(4.04, rel=0.02)
+        == np.sqrt((blurred * y**2).sum())
+    )
     assert blurred.sum() == pytest.approx(1)
 
 
@@ -193,12 +218,16 @@ def test_blur_of_a_point_has_the_stated_width_in_picture_heights():
 def test_every_thing_loses_the_stated_share_and_nothing_else_changes(index):
     image, semantic, region = TEST.read(index)
     before = np.zeros(region.shape, bool)
-    for value, (painted, left, pieces) in zip(CHANGES["occlusion"].values, pictures("occlusion", index)):
+    for value, (painted, left, pieces) in zip(
+        CHANGES["occlusion"].values, pictures("occlusion", index)
+    ):
         covered = (painted != image).any(-1)
         for number in np.unique(region[np.isin(semantic, scenes.THINGS)]):
             own = region == number
             hidden = (covered & own).sum()
-            assert abs(hidden - value * own.sum()) <= 1.5  # half a pixel of rounding, one that looks as it did before
+            assert (
+                abs(hidden - value * own.sum()) <= 1.5
+            )  # half a pixel of rounding, one that looks as it did before
         assert (left[covered] == 255).all() and (pieces[covered] == -1).all()
         kept = left != 255
         np.testing.assert_array_equal(left[kept], semantic[kept])
@@ -222,7 +251,9 @@ def test_samples_are_as_every_data_set_yields_them():
     assert len(dataset) == 5 and dataset.classes == scenes.CLASSES
     assert dataset.indices == [0, 25, 50, 74, 99]
     sample = dataset[1]
-    assert sample["image"].shape == (3, 64, 64) and sample["semantic"].shape == sample["region"].shape == (64, 64)
+    assert sample["image"].shape == (3, 64, 64) and sample["semantic"].shape == sample[
+        "region"
+    ].shape == (64, 64)
     np.testing.assert_array_equal(sample["semantic"], TEST[25]["semantic"])
     assert len(Changed(shipped, "test", "shadow", 2)) == 100
 
@@ -245,15 +276,18 @@ def test_pictures_have_shadows_of_their_own():
     assert len({shaded.read(index)[0].tobytes() for index in range(3)}) == 3
 
 
-@pytest.mark.parametrize("dataset, change, severity, count, message", [
-    (shipped, "fog", 1, None, "change is 'fog'; expected one of"),
-    (shipped, "dark", 5, None, "severity is 5; expected 0 to 4"),
-    (shipped, "dark", -1, None, "severity is -1; expected 0 to 4"),
-    (shipped, "dark", 1, 101, "pictures is 101; expected 1 to 100"),
-    (shipped, "dark", 1, 0, "pictures is 0; expected 1 to 100"),
-    (Photographs, "rotation", 1, None, "change is 'rotation', which only scenes can undergo"),
-    (Photographs, "occlusion", 1, None, "change is 'occlusion', which only scenes can undergo"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "dataset, change, severity, count, message",
+    [
+        (shipped, "fog", 1, None, "change is 'fog'; expected one of"),
+        (shipped, "dark", 5, None, "severity is 5; expected 0 to 4"),
+        (shipped, "dark", -1, None, "severity is -1; expected 0 to 4"),
+        (shipped, "dark", 1, 101, "pictures is 101; expected 1 to 100"),
+        (shipped, "dark", 1, 0, "pictures is 0; expected 1 to 100"),
+        (Photographs, "rotation", 1, None, "change is 'rotation', which only scenes can undergo"),
+        (Photographs, "occlusion", 1, None, "change is 'occlusion', which only scenes can undergo"),
+    ],
+)
 def test_what_cannot_be_is_refused(dataset, change, severity, count, message):
     with pytest.raises(ValueError, match=message):
         Changed(dataset, "test", change, severity, count)
@@ -301,7 +335,8 @@ def test_picture_without_a_border_lies_infinitely_far():
 
 
 @pytest.mark.parametrize(
-    "shape, edges, message", [((3, 4), (0, 1), "expected equal ones"), ((4, 4), (0, 2, 1), "monotonically")]
+    "shape, edges, message",
+    [((3, 4), (0, 1), "expected equal ones"), ((4, 4), (0, 2, 1), "monotonically")],
 )
 def test_border_errors_refuse_unequal_maps_and_edges_that_fall(shape, edges, message):
     with pytest.raises(ValueError, match=message):
@@ -318,7 +353,9 @@ def test_border_curves_sum_up_to_the_pixel_accuracy():
     scores = metrics.evaluate(model, dataset, DECODING, panoptic=False)
     assert {*sums} == {"pixels", "wrong", "wrong_fused"}
     for wrong, task in (("wrong", "semantic"), ("wrong_fused", "fused")):
-        assert 1 - sum(sums[wrong]) / sum(sums["pixels"]) == pytest.approx(scores[task]["pixel_accuracy"])
+        assert 1 - sum(sums[wrong]) / sum(sums["pixels"]) == pytest.approx(
+            scores[task]["pixel_accuracy"]
+        )
     alone = border_curves(tiny_model(outputs={"semantic": 8}), dataset, {})
     assert {*alone} == {"pixels", "wrong"} and alone["pixels"] == sums["pixels"]
 
@@ -326,20 +363,27 @@ def test_border_curves_sum_up_to_the_pixel_accuracy():
 def test_curves_are_the_scores_at_every_severity():
     model = tiny_model(outputs=recipes.TASKS)
     measured = curves(model, shipped, DECODING, changes=("dark", "occlusion"), pictures=3)
-    assert {*measured} == {f"{name}_{change}" for name in changes.MEASURED for change in ("dark", "occlusion")}
+    assert {*measured} == {
+        f"{name}_{change}" for name in changes.MEASURED for change in ("dark", "occlusion")
+    }
     assert all(len(values) == 5 for values in measured.values())
     for severity in (0, 3):
-        scores = metrics.evaluate(model, Changed(shipped, "test", "occlusion", severity, 3), DECODING, panoptic=False)
+        scores = metrics.evaluate(
+            model, Changed(shipped, "test", "occlusion", severity, 3), DECODING, panoptic=False
+        )
         assert measured["miou_occlusion"][severity] == scores["semantic"]["miou"]
         assert measured["miou_fused_occlusion"][severity] == scores["fused"]["miou"]
         assert measured["covering_occlusion"][severity] == scores["partition"]["covering"]
     assert measured["miou_dark"][0] == measured["miou_occlusion"][0]
 
 
-@pytest.mark.parametrize("task, decoding, names", [
-    ("semantic", {}, {"miou_blur"}),
-    ("region", {"smoothing": 0.5, "threshold": 0.5}, {"covering_blur"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "task, decoding, names",
+    [
+        ("semantic", {}, {"miou_blur"}),
+        ("region", {"smoothing": 0.5, "threshold": 0.5}, {"covering_blur"}),
+    ],
+)
 def test_curves_of_a_single_task_on_photographs(task, decoding, names):
     model = tiny_model(outputs={task: {"semantic": 2, "region": 3}[task]})
     assert {*curves(model, Photographs, decoding, changes=("blur",))} == names

@@ -16,8 +16,14 @@ from servers import server
 from torchvision import tv_tensors
 
 from fusion_lib import datasets, scenes
-from fusion_lib.datasets import FolderDataset, PartlyLabelled, Scenes, SegmentationDataset, StanfordBackground
-from fusion_lib.datasets import download_stanford_background
+from fusion_lib.datasets import (
+    FolderDataset,
+    PartlyLabelled,
+    Scenes,
+    SegmentationDataset,
+    StanfordBackground,
+    download_stanford_background,
+)
 
 IDS = [f"{number:07d}" for number in range(10)]
 
@@ -44,14 +50,21 @@ def test_sample_channels_are_red_green_blue_and_rows_stay_rows():
 
 
 def test_transform_receives_the_sample_and_its_result_is_returned():
-    assert Scenes("val", transform=lambda sample: sorted(sample))[0] == ["image", "region", "semantic"]
+    assert Scenes("val", transform=lambda sample: sorted(sample))[0] == [
+        "image",
+        "region",
+        "semantic",
+    ]
 
 
 def test_changing_a_sample_does_not_change_the_data_set():
     data = Scenes("val")
     data[0]["image"].zero_()
     data[0]["semantic"].zero_()
-    assert data[0]["image"].any() and (data[0]["semantic"] == torch.from_numpy(data.read(0)[1].astype(int))).all()
+    assert (
+        data[0]["image"].any()
+        and (data[0]["semantic"] == torch.from_numpy(data.read(0)[1].astype(int))).all()
+    )
 
 
 def test_data_set_without_a_reader_is_refused():
@@ -67,7 +80,9 @@ def test_further_labels_of_wrong_shape_are_refused():
         def read_further(self, index):
             return {"depth": np.zeros((4, 5), int)}
 
-    with pytest.raises(ValueError, match=r"depth has shape \(4, 5\); expected that of the image, \(4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"depth has shape \(4, 5\); expected that of the image, \(4, 4\)"
+    ):
         Own()[0]
 
 
@@ -101,7 +116,9 @@ def test_reader_with_labels_of_wrong_dtype_or_shape_is_refused(semantic, region,
 
 @pytest.mark.parametrize("split", ["Train", "validation", "", None])
 def test_scenes_split_misspelt(split):
-    with pytest.raises(ValueError, match=r"split is .*; expected one of \['train', 'val', 'test'\]"):
+    with pytest.raises(
+        ValueError, match=r"split is .*; expected one of \['train', 'val', 'test'\]"
+    ):
         Scenes(split)
 
 
@@ -114,13 +131,17 @@ def own_scenes(tmp_path, monkeypatch):
 
 def test_scenes_file_missing(own_scenes):
     (own_scenes / "scenes_val.npz").unlink()
-    with pytest.raises(FileNotFoundError, match="scenes_val.npz is not in folder .* python -m fusion_lib.scenes"):
+    with pytest.raises(
+        FileNotFoundError, match="scenes_val.npz is not in folder .* python -m fusion_lib.scenes"
+    ):
         Scenes("val", folder=own_scenes)
 
 
 def test_scenes_sums_missing(own_scenes):
     (own_scenes / "SHA256SUMS").unlink()
-    with pytest.raises(FileNotFoundError, match="SHA256SUMS is not in folder .* python -m fusion_lib.scenes"):
+    with pytest.raises(
+        FileNotFoundError, match="SHA256SUMS is not in folder .* python -m fusion_lib.scenes"
+    ):
         Scenes("val", folder=own_scenes)
 
 
@@ -135,7 +156,9 @@ def test_scenes_file_damaged(own_scenes, damage):
     else:
         (own_scenes / "SHA256SUMS").write_text("")
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="scenes_train.npz does not have the sha256 .* write it again"):
+    with pytest.raises(
+        ValueError, match="scenes_train.npz does not have the sha256 .* write it again"
+    ):
         Scenes("train", folder=own_scenes)
     assert path.read_bytes() == before
 
@@ -150,21 +173,34 @@ def test_partly_labelled_keeps_what_is_listed_and_nothing_else():
     for index in range(9):
         sample, before = part[index], whole[index]
         assert set(sample) == set(before)
-        assert torch.equal(sample["image"], before["image"]) and torch.equal(sample["region"], before["region"])
+        assert torch.equal(sample["image"], before["image"]) and torch.equal(
+            sample["region"], before["region"]
+        )
         expected = before["semantic"] if index in (3, 7) else torch.full((64, 64), 255)
         assert torch.equal(sample["semantic"], expected) and sample["semantic"].dtype == torch.int64
 
 
 def test_partly_labelled_takes_the_labels_after_the_transform():
-    """The transform moves the picture; what comes from it is kept or void, and what it added stays."""
-    data = Scenes("val", transform=lambda sample: {**sample, "semantic": sample["semantic"][:8], "region_target": 5})
+    """The transform moves the picture; what comes from it is kept or void, and what it added
+    stays."""
+    data = Scenes(
+        "val",
+        transform=lambda sample: {**sample, "semantic": sample["semantic"][:8], "region_target": 5},
+    )
     part = PartlyLabelled(data, [0])
     assert torch.equal(part[0]["semantic"], data[0]["semantic"])
-    assert part[1]["semantic"].shape == (8, 64) and (part[1]["semantic"] == 255).all() and part[1]["region_target"] == 5
+    assert (
+        part[1]["semantic"].shape == (8, 64)
+        and (part[1]["semantic"] == 255).all()
+        and part[1]["region_target"] == 5
+    )
 
 
 def test_partly_labelled_leaves_the_data_set_as_it_is():
-    samples = [{"semantic": torch.zeros(2, 2, dtype=torch.int64)}, {"semantic": torch.ones(2, 2, dtype=torch.int64)}]
+    samples = [
+        {"semantic": torch.zeros(2, 2, dtype=torch.int64)},
+        {"semantic": torch.ones(2, 2, dtype=torch.int64)},
+    ]
     part = PartlyLabelled(samples, [1])
     assert (part[0]["semantic"] == 255).all() and (part[1]["semantic"] == 1).all()
     assert not samples[0]["semantic"].any()
@@ -174,12 +210,16 @@ def test_partly_labelled_leaves_the_data_set_as_it_is():
 
 
 def photograph(number: int) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
-    """JPEG file, semantic labels with -1 for unknown, layer ids with gaps, surfaces with -1 for unknown."""
+    """JPEG file, semantic labels with -1 for unknown, layer ids with gaps, surfaces with -1 for
+    unknown."""
     rng = np.random.default_rng(number)
     height, width = 12 + number, 20 - number
     buffer = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "JPEG")
-    semantic, layers = rng.integers(-1, 8, (height, width)), 7 * rng.integers(0, 5, (height, width)) + 3
+    semantic, layers = (
+        rng.integers(-1, 8, (height, width)),
+        7 * rng.integers(0, 5, (height, width)) + 3,
+    )
     return buffer.getvalue(), semantic, layers, rng.integers(-1, 3, (height, width))
 
 
@@ -199,7 +239,8 @@ READ = (".jpg", ".regions.txt", ".layers.txt", ".surfaces.txt")
 
 
 def content_sha256(files: dict[str, bytes], kinds: tuple[str, ...] = READ) -> str:
-    """Of names and contents, in the order of the names: the same for an archive and for its unpacked folder."""
+    """Of names and contents, in the order of the names: the same for an archive and for its
+    unpacked folder."""
     digest = hashlib.sha256()
     for name in sorted(files):
         if name.endswith(kinds):
@@ -246,15 +287,26 @@ def test_stanford_reads_what_the_archive_holds(stanford, cache):
         np.testing.assert_array_equal(got_semantic, np.where(semantic == -1, 255, semantic))
         np.testing.assert_array_equal(region, (layers - 3) // 7)
         sample = data[index]
-        assert set(sample) == {"image", "semantic", "region", "surfaces"} and data.further_classes.keys() == {"surfaces"}
+        assert set(sample) == {
+            "image",
+            "semantic",
+            "region",
+            "surfaces",
+        } and data.further_classes.keys() == {"surfaces"}
         np.testing.assert_array_equal(sample["surfaces"], np.where(surfaces == -1, 255, surfaces))
-        assert isinstance(sample["surfaces"], tv_tensors.Mask) and sample["surfaces"].dtype == torch.int64
+        assert (
+            isinstance(sample["surfaces"], tv_tensors.Mask)
+            and sample["surfaces"].dtype == torch.int64
+        )
         assert sample["semantic"].shape == (12 + int(image_id), 20 - int(image_id))
 
 
 @pytest.mark.parametrize("fold", range(5))
 def test_stanford_splits_share_no_photograph_and_cover_all(stanford, fold):
-    splits = {split: StanfordBackground(split, fold, archive=stanford).image_ids for split in ("train", "val", "test")}
+    splits = {
+        split: StanfordBackground(split, fold, archive=stanford).image_ids
+        for split in ("train", "val", "test")
+    }
     assert splits["test"] == [IDS[fold], IDS[fold + 5]]
     assert splits["val"] == [IDS[(fold + 1) % 5], IDS[(fold + 1) % 5 + 5]]
     assert sorted(sum(splits.values(), [])) == IDS
@@ -279,15 +331,20 @@ def test_stanford_second_use_needs_no_archive(stanford, cache, monkeypatch):
     stanford.unlink()
     monkeypatch.setattr(datasets, "_parse_labels", None)  # nothing is parsed again
     assert torch.equal(StanfordBackground("test")[0]["image"], first["image"])
-    assert [path.name for path in cache.iterdir()] == [f"stanford_background_{StanfordBackground.CONTENT_SHA256[:12]}"]
+    assert [path.name for path in cache.iterdir()] == [
+        f"stanford_background_{StanfordBackground.CONTENT_SHA256[:12]}"
+    ]
 
 
 def test_stanford_cache_without_surfaces_is_neither_used_nor_touched(stanford, cache):
-    """Until surfaces were read, a cache had five bytes a pixel, and a name made from what was read then."""
+    """Until surfaces were read, a cache had five bytes a pixel, and a name made from what was read
+    then."""
     old = cache / f"stanford_background_{content_sha256(made_up_files(), READ[:3])[:12]}"
     old.mkdir(parents=True)
     np.save(old / "pixels.npy", np.zeros((1, 5), np.uint8))
-    (old / "index.csv").write_text("image_id,height,width,start\n" + "".join(f"{i},1,1,0\n" for i in IDS))
+    (old / "index.csv").write_text(
+        "image_id,height,width,start\n" + "".join(f"{i},1,1,0\n" for i in IDS)
+    )
     assert StanfordBackground("test", archive=stanford)[0]["surfaces"].shape == (12, 20)
     assert np.load(old / "pixels.npy").shape == (1, 5) and len(list(cache.iterdir())) == 2
 
@@ -311,7 +368,9 @@ def test_stanford_fold_out_of_range(stanford, fold):
 
 
 def test_stanford_archive_missing(stanford, cache, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.tar.gz does not exist; set FUSION_STANFORD_ARCHIVE"):
+    with pytest.raises(
+        FileNotFoundError, match="nowhere.tar.gz does not exist; set FUSION_STANFORD_ARCHIVE"
+    ):
         StanfordBackground("train", archive=tmp_path / "nowhere.tar.gz")
     assert_nothing_left(cache)
 
@@ -328,7 +387,11 @@ def check_archive_is_refused(path, cache, message, exception=ValueError):
 def test_stanford_archive_truncated(stanford, cache, share):
     content = stanford.read_bytes()
     stanford.write_bytes(content[: int(share * len(content))])
-    check_archive_is_refused(stanford, cache, r"(?s)iccv09Data.tar.gz is cut short .*left as it is; move it away and fetch")
+    check_archive_is_refused(
+        stanford,
+        cache,
+        r"(?s)iccv09Data.tar.gz is cut short .*left as it is; move it away and fetch",
+    )
 
 
 def test_stanford_archive_truncated_inside_an_uncompressed_tar(stanford, cache, tmp_path):
@@ -355,7 +418,9 @@ def test_stanford_archive_with_other_content(stanford, cache, change):
     else:
         files["images/9999999.jpg"] = files[f"images/{IDS[3]}.jpg"]
     write_tar(stanford, files)
-    check_archive_is_refused(stanford, cache, r"iccv09Data.tar.gz does not hold .*It was left as it is; .*fetch it again")
+    check_archive_is_refused(
+        stanford, cache, r"iccv09Data.tar.gz does not hold .*It was left as it is; .*fetch it again"
+    )
 
 
 def test_stanford_folder_with_other_content_is_left_alone(stanford, cache, tmp_path):
@@ -370,13 +435,17 @@ def test_stanford_folder_with_other_content_is_left_alone(stanford, cache, tmp_p
     assert (root / "README").read_bytes() == b"made"
 
 
-@pytest.mark.parametrize("name", ["../evil.jpg", "/tmp/evil.jpg", "iccv09Data/images/../../../evil.jpg"])
+@pytest.mark.parametrize(
+    "name", ["../evil.jpg", "/tmp/evil.jpg", "iccv09Data/images/../../../evil.jpg"]
+)
 def test_stanford_archive_member_that_points_outside(stanford, cache, tmp_path, name):
     member = tarfile.TarInfo(name)
     member.size = 4
     write_tar(stanford, made_up_files(), [member])
     outside = {path for path in tmp_path.rglob("*")}
-    check_archive_is_refused(stanford, cache, r"iccv09Data.tar.gz holds a member that points outside: .*evil.jpg")
+    check_archive_is_refused(
+        stanford, cache, r"iccv09Data.tar.gz holds a member that points outside: .*evil.jpg"
+    )
     assert {path for path in tmp_path.rglob("*")} - {cache} == outside - {cache}
 
 
@@ -395,7 +464,9 @@ def test_stanford_full_disk_leaves_no_half_cache(stanford, cache, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr(np, "save", full)
-        check_archive_is_refused(stanford, cache, "cannot write .*No space left.*FUSION_CACHE", OSError)
+        check_archive_is_refused(
+            stanford, cache, "cannot write .*No space left.*FUSION_CACHE", OSError
+        )
     assert len(StanfordBackground("train", archive=stanford)) == 6
 
 
@@ -435,7 +506,9 @@ def test_download_interrupted_goes_on_where_it_stopped(cache, monkeypatch, range
         monkeypatch.setattr(StanfordBackground, "URL", address)
         with pytest.raises(OSError, match="the download stopped|does not answer") as caught:
             download_stanford_background()
-        assert "1234567 of 3000000 bytes; call again" in str(caught.value) or "is kept" in str(caught.value)
+        assert "1234567 of 3000000 bytes; call again" in str(caught.value) or "is kept" in str(
+            caught.value
+        )
         assert not (cache / "iccv09Data.tar.gz").exists()
         assert (cache / "iccv09Data.tar.gz.part").read_bytes() == content[:1_234_567]
         assert download_stanford_background().read_bytes() == content
@@ -464,14 +537,20 @@ def test_download_address_down(cache, monkeypatch):
 
 
 def test_page_instead_of_the_archive(cache, monkeypatch):
-    """A mirror may answer with an error page and status 200: nothing of it stays, and what was fetched before does."""
+    """A mirror may answer with an error page and status 200: nothing of it stays, and what was
+    fetched before does."""
     cache.mkdir()
     (cache / "iccv09Data.tar.gz.part").write_bytes(b"first part")
     with server(b"\n<!DOCTYPE html><title>Moved</title>", ranges=False) as (address, _):
         monkeypatch.setattr(StanfordBackground, "URL", address)
-        with pytest.raises(OSError, match="answers with a page instead of the file .*DOCTYPE.*set FUSION_STANFORD_ARCHIVE"):
+        with pytest.raises(
+            OSError,
+            match="answers with a page instead of the file .*DOCTYPE.*set FUSION_STANFORD_ARCHIVE",
+        ):
             download_stanford_background()
-    assert [(p.name, p.read_bytes()) for p in cache.iterdir()] == [("iccv09Data.tar.gz.part", b"first part")]
+    assert [(p.name, p.read_bytes()) for p in cache.iterdir()] == [
+        ("iccv09Data.tar.gz.part", b"first part")
+    ]
 
 
 def test_downloaded_archive_is_used(stanford, cache, monkeypatch):
@@ -517,14 +596,18 @@ def test_folder_reads_what_was_written(tmp_path):
 
 def test_folder_accepts_jpeg_grey_and_palette_images(tmp_path):
     write_folder(tmp_path, count=1)
-    mask = Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8)).resize((8, 6), Image.Resampling.NEAREST)
+    mask = Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8)).resize(
+        (8, 6), Image.Resampling.NEAREST
+    )
     mask = mask.convert("L")
     mask.putpalette([0] * 768)  # labelling tools often write palettes
     mask.save(tmp_path / "semantic/1.png")
     Image.new("I;16", (8, 6), 5).save(tmp_path / "regions/1.png")
     Image.new("L", (8, 6), 77).save(tmp_path / "images/1.JPG", "JPEG")
     image, semantic, region = FolderDataset(tmp_path, CLASSES).read(1)
-    assert image.shape == (6, 8, 3) and set(np.unique(semantic)) == {0, 1, 2, 255} and not region.any()
+    assert (
+        image.shape == (6, 8, 3) and set(np.unique(semantic)) == {0, 1, 2, 255} and not region.any()
+    )
 
 
 def test_folder_without_regions_warns_and_uses_connected_areas(tmp_path):
@@ -532,7 +615,9 @@ def test_folder_without_regions_warns_and_uses_connected_areas(tmp_path):
     with pytest.warns(UserWarning, match="no regions/ folder: .* adds no new information"):
         data = FolderDataset(tmp_path, CLASSES)
     semantic = kept[0][1].astype(int)
-    np.testing.assert_array_equal(data.read(0)[2], scenes.connected_regions(np.where(semantic == 255, -1, semantic)))
+    np.testing.assert_array_equal(
+        data.read(0)[2], scenes.connected_regions(np.where(semantic == 255, -1, semantic))
+    )
 
 
 def test_folder_picture_that_is_all_void(tmp_path):
@@ -559,7 +644,9 @@ def test_folder_empty(tmp_path, missing):
 def test_folder_mask_missing(tmp_path, folder):
     write_folder(tmp_path)
     (tmp_path / folder / "1.png").unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{folder}/ lacks the .png mask of 1 images, first 1.png"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"{folder}/ lacks the .png mask of 1 images, first 1.png"
+    ):
         FolderDataset(tmp_path, CLASSES)
 
 
@@ -581,7 +668,9 @@ def test_folder_file_that_does_not_decode(tmp_path, folder, damage):
 def test_folder_sizes_that_differ(tmp_path, folder):
     write_folder(tmp_path)
     Image.new("L", (8, 7)).save(tmp_path / folder / "2.png")
-    with pytest.raises(ValueError, match=rf"{folder}/2.png is 8 x 7 and its image 8 x 6 pixels; expected equal"):
+    with pytest.raises(
+        ValueError, match=rf"{folder}/2.png is 8 x 7 and its image 8 x 6 pixels; expected equal"
+    ):
         FolderDataset(tmp_path, CLASSES)[2]
 
 
@@ -599,7 +688,9 @@ def test_folder_class_out_of_range(tmp_path, wrong):
     mask = np.zeros((6, 8), np.uint8)
     mask[4, 2] = wrong
     Image.fromarray(mask).save(tmp_path / "semantic/1.png")
-    with pytest.raises(ValueError, match=rf"semantic/1.png holds class {wrong}; expected 0..2 or void 255"):
+    with pytest.raises(
+        ValueError, match=rf"semantic/1.png holds class {wrong}; expected 0..2 or void 255"
+    ):
         FolderDataset(tmp_path, CLASSES)[1]
 
 
@@ -608,7 +699,9 @@ def test_folder_class_out_of_range(tmp_path, wrong):
 def test_folder_mask_in_colour(tmp_path, folder, mode):
     write_folder(tmp_path)
     Image.new(mode, (8, 6)).save(tmp_path / folder / "0.png")
-    with pytest.raises(ValueError, match=rf"{folder}/0.png has shape \(6, 8, .\); expected one channel"):
+    with pytest.raises(
+        ValueError, match=rf"{folder}/0.png has shape \(6, 8, .\); expected one channel"
+    ):
         FolderDataset(tmp_path, CLASSES)[0]
 
 
@@ -617,14 +710,24 @@ def test_folder_mask_in_colour(tmp_path, folder, mode):
 
 @pytest.mark.skipif(
     not os.environ.get("FUSION_STANFORD_ARCHIVE"),
-    reason="the variable FUSION_STANFORD_ARCHIVE is not set: the facts about the real photographs are not checked",
+    reason=(
+        "the variable FUSION_STANFORD_ARCHIVE is not set: the facts about the real photographs are"
+        " not checked"
+    ),
 )
 def test_facts_about_the_real_photographs(tmp_path, monkeypatch):
     if not os.environ.get("FUSION_CACHE"):
         monkeypatch.setenv("FUSION_CACHE", str(tmp_path))
     folds = [StanfordBackground("test", fold) for fold in range(5)]
     assert [len(fold) for fold in folds] == [143] * 5
-    counts, named, labelled, sizes, regions, same = np.zeros(256, int), 0, 0, [], [], collections.defaultdict(list)
+    counts, named, labelled, sizes, regions, same = (
+        np.zeros(256, int),
+        0,
+        0,
+        [],
+        [],
+        collections.defaultdict(list),
+    )
     areas, surfaces = [], np.zeros((256, 256), int)  # semantic label, surface
     for number, fold in enumerate(folds):
         for index, image_id in enumerate(fold.image_ids):
@@ -645,7 +748,16 @@ def test_facts_about_the_real_photographs(tmp_path, monkeypatch):
     shares = (100 * surfaces.sum(0)[[0, 1, 2, 255]] / surfaces.sum()).round(2).tolist()
     assert shares == [15.1, 33.77, 51.12, 0.01] and surfaces.sum(0)[3:255].sum() == 0
     both = surfaces[:8, :3]
-    assert both.argmax(1).tolist() == [0, 2, 1, 1, 1, 2, 2, 2]  # the surface that most pixels of a class lie on
+    assert both.argmax(1).tolist() == [
+        0,
+        2,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+    ]  # the surface that most pixels of a class lie on
     assert round(100 * both.max(1).sum() / both.sum(), 1) == 95.4
     assert len(set(sizes)) == 51 and sizes.count((240, 320)) == 531
     assert (min(regions), np.median(regions), max(regions)) == (2, 18, 135)

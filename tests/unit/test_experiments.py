@@ -1,4 +1,5 @@
-"""The experiment runner: what it writes, what it refuses, and what must survive kills and broken files."""
+"""The experiment runner: what it writes, what it refuses, and what must survive kills and broken
+files."""
 
 import csv
 import errno
@@ -43,12 +44,17 @@ def settings_of(run: dict) -> dict:
     return {**run, "epochs": 3, "size": (8, 8), "labels": None}
 
 
-def toy(measure=None, settings=settings_of, runs=RUNS, measured=("score", "other", "curve")) -> Experiment:
-    return Experiment("A toy.", runs, measured, settings, measure or (lambda run, folder: numbers_of(run)))
+def toy(
+    measure=None, settings=settings_of, runs=RUNS, measured=("score", "other", "curve")
+) -> Experiment:
+    return Experiment(
+        "A toy.", runs, measured, settings, measure or (lambda run, folder: numbers_of(run))
+    )
 
 
 class Recorder:
-    """A `measure` that remembers what it was asked, and raises `error` instead of its run number `at`."""
+    """A `measure` that remembers what it was asked, and raises `error` instead of its run number
+    `at`."""
 
     def __init__(self, at: int | None = None, error: BaseException | None = None):
         self.runs, self.folders, self.at, self.error = [], [], at, error
@@ -80,7 +86,8 @@ def stored(path: Path) -> list[list[str]]:
 
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
-    """No test here can see whether the disk was waited for: the kills fall on other processes, and those do wait."""
+    """No test here can see whether the disk was waited for: the kills fall on other processes, and
+    those do wait."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -113,11 +120,18 @@ def test_one_row_a_run_with_the_declared_columns(path):
     assert path.read_text(encoding="utf-8").splitlines()[0] == HEADER == ",".join(toy().columns)
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["rate"], row["model"]) for row in rows] == [(rate, model) for rate in ("0.015", "1") for model in MODELS]
+    assert [(row["rate"], row["model"]) for row in rows] == [
+        (rate, model) for rate in ("0.015", "1") for model in MODELS
+    ]
     for row, run in zip(rows, RUNS):
         expected = numbers_of(run)
-        assert float(row["score"]) == pytest.approx(expected["score"], rel=1e-4) and len(row["score"]) <= 6
-        assert [float(part) for part in row["curve"].split(" ")] == pytest.approx(expected["curve"], rel=1e-4)
+        assert (
+            float(row["score"]) == pytest.approx(expected["score"], rel=1e-4)
+            and len(row["score"]) <= 6
+        )
+        assert [float(part) for part in row["curve"].split(" ")] == pytest.approx(
+            expected["curve"], rel=1e-4
+        )
         assert row["other"] == "" and row["memory_mib"] == "123.46"
         assert float(row["minutes"]) == pytest.approx(expected["minutes"], rel=1e-4)
         assert json.loads(row["settings"]) == {**run, "epochs": 3, "size": [8, 8], "labels": None}
@@ -128,12 +142,18 @@ def test_each_run_has_a_folder_named_by_its_settings(path):
     recorder = Recorder()
     go(path, toy(recorder))
     assert recorder.runs == list(RUNS)
-    assert recorder.folders == [path.parent / "scratch" / fingerprint(settings_of(run)) for run in RUNS]
+    assert recorder.folders == [
+        path.parent / "scratch" / fingerprint(settings_of(run)) for run in RUNS
+    ]
     assert len(set(recorder.folders)) == COUNT
 
 
 def test_fingerprint_follows_the_values_and_not_their_order():
-    assert fingerprint({"a": 1, "b": (2, 3)}) == fingerprint({"b": [2, 3], "a": 1}) != fingerprint({"a": 1, "b": [2, 4]})
+    assert (
+        fingerprint({"a": 1, "b": (2, 3)})
+        == fingerprint({"b": [2, 3], "a": 1})
+        != fingerprint({"a": 1, "b": [2, 4]})
+    )
     assert re.fullmatch("[0-9a-f]{16}", fingerprint({}))
 
 
@@ -177,15 +197,28 @@ def test_progress_bar_counts_what_is_there(path, capsys, monkeypatch):
     capsys.readouterr()
     go(path)
     shown = capsys.readouterr().err
-    assert "toy:" in shown and f"3/{COUNT}" in shown and f"{COUNT}/{COUNT}" in shown and f"2/{COUNT}" not in shown
+    assert (
+        "toy:" in shown
+        and f"3/{COUNT}" in shown
+        and f"{COUNT}/{COUNT}" in shown
+        and f"2/{COUNT}" not in shown
+    )
     assert "0.015 last" in shown
 
 
 @pytest.mark.parametrize(
-    "how", ["line ends of Windows", "needless quotes", "no last line end", "other row order", "blank lines"]
+    "how",
+    [
+        "line ends of Windows",
+        "needless quotes",
+        "no last line end",
+        "other row order",
+        "blank lines",
+    ],
 )
 def test_rows_are_kept_byte_for_byte(path, how):
-    """A file that another program has saved: read as before, and its bytes stay when a row is added."""
+    """A file that another program has saved: read as before, and its bytes stay when a row is
+    added."""
     go(path, toy(runs=RUNS[:3]))
     text = path.read_bytes()
     lines = text.splitlines()
@@ -215,7 +248,9 @@ def test_runs_that_the_file_could_not_tell_apart(path, rates):
 
 def one_run(path: Path, **numbers) -> dict:
     """The row of a single run with these numbers, read back from the file."""
-    experiment = toy(lambda run, folder: {"minutes": 1.0, "memory_mib": 2.0, **numbers}, runs=RUNS[:1])
+    experiment = toy(
+        lambda run, folder: {"minutes": 1.0, "memory_mib": 2.0, **numbers}, runs=RUNS[:1]
+    )
     go(path, experiment)
     table = Table(experiment, path)
     assert table.problems == [] and len(table.rows) == 1
@@ -225,15 +260,30 @@ def one_run(path: Path, **numbers) -> dict:
 @pytest.mark.parametrize(
     "value, read",
     [
-        (1 / 3, 0.33333), (7, 7.0), (-2.5e-9, -2.5e-9), (123456.0, 123460.0), (float("inf"), float("inf")), (0, 0.0),
-        (np.float32(0.125), 0.125), (np.float64(1 / 3), 0.33333), (np.int64(3), 3.0), (None, None), ([], None),
-        ([0.5, 1, 1e-7], [0.5, 1.0, 1e-7]), ([float("inf"), 2.0], [float("inf"), 2.0]),
+        (1 / 3, 0.33333),
+        (7, 7.0),
+        (-2.5e-9, -2.5e-9),
+        (123456.0, 123460.0),
+        (float("inf"), float("inf")),
+        (0, 0.0),
+        (np.float32(0.125), 0.125),
+        (np.float64(1 / 3), 0.33333),
+        (np.int64(3), 3.0),
+        (None, None),
+        ([], None),
+        ([0.5, 1, 1e-7], [0.5, 1.0, 1e-7]),
+        ([float("inf"), 2.0], [float("inf"), 2.0]),
     ],
-)  # fmt: skip
+)
 def test_numbers_and_series_are_read_back(path, value, read):
     row = one_run(path, score=0.5, curve=value)
     assert row["curve"] == read and type(row["curve"]) is type(read)
-    assert row["score"] == 0.5 and row["other"] is None and row["minutes"] == 1.0 and row["memory_mib"] == 2.0
+    assert (
+        row["score"] == 0.5
+        and row["other"] is None
+        and row["minutes"] == 1.0
+        and row["memory_mib"] == 2.0
+    )
 
 
 def test_nan_stays_nan(path):
@@ -260,7 +310,10 @@ def test_a_row_is_the_same_before_and_after_it_is_read(path):
 @pytest.mark.parametrize(
     "numbers, named",
     [
-        ({"scroe": 1.0, "fresh": 2.0}, r"\['fresh', 'scroe'\], which the experiment does not declare"),
+        (
+            {"scroe": 1.0, "fresh": 2.0},
+            r"\['fresh', 'scroe'\], which the experiment does not declare",
+        ),
         ({"model": "two"}, r"\['model'\], which the experiment does not declare"),
         ({"commit": "0"}, r"\['commit'\], which the experiment does not declare"),
         ({"score": "high"}, "no number .*'high'"),
@@ -293,14 +346,24 @@ def started(monkeypatch):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch, started):
-    """A repository with one commit, as the place the package lies in; returns a way to call git there."""
+    """A repository with one commit, as the place the package lies in; returns a way to call git
+    there."""
     root = tmp_path / "checkout"
     (root / "fusion_lib").mkdir(parents=True)
     (root / "fusion_lib" / "code.py").write_text("one = 1\n")
 
     def git(*arguments: str) -> str:
-        identity = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
-        return subprocess.run(["git", *identity, *arguments], cwd=root, capture_output=True, text=True, check=True).stdout
+        identity = (
+            "-c",
+            "user.name=A",
+            "-c",
+            "user.email=a@example.org",
+            "-c",
+            "commit.gpgsign=false",
+        )
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
 
     try:
         git("init", "-q")
@@ -325,7 +388,8 @@ def test_code_that_differs_from_its_commit_is_marked(path, checkout):
 
 
 def test_commit_is_that_of_the_code_that_runs(path, checkout):
-    """Python has read the code when the runner starts; a commit made while it works changes nothing in what it runs."""
+    """Python has read the code when the runner starts; a commit made while it works changes nothing
+    in what it runs."""
     head = checkout("rev-parse", "HEAD")
 
     def measure(run, folder):
@@ -335,7 +399,11 @@ def test_commit_is_that_of_the_code_that_runs(path, checkout):
     go(path, toy(measure))
     table = Table(toy(), path)
     commits = {row["commit"] for row in table.rows.values()}
-    assert len(commits) == 1 and head.startswith(commits.pop()) and checkout("rev-parse", "HEAD") != head
+    assert (
+        len(commits) == 1
+        and head.startswith(commits.pop())
+        and checkout("rev-parse", "HEAD") != head
+    )
 
 
 @pytest.mark.parametrize("why", ["no repository", "no git"])
@@ -353,7 +421,10 @@ def test_versions_and_device(path, monkeypatch, started):
     row = one_run(path)
     versions = dict(part.split(" ") for part in row["versions"].split(", "))
     assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert versions["torch"] == torch.__version__.split("+")[0] or versions["torch"] == torch.__version__
+    assert (
+        versions["torch"] == torch.__version__.split("+")[0]
+        or versions["torch"] == torch.__version__
+    )
     assert versions["numpy"] == np.__version__ and "a-package-nobody-has" not in versions
     cpu = f"CPU, {torch.get_num_threads()} threads"
     assert row["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else cpu)
@@ -371,17 +442,38 @@ def spoil(path: Path, line: int, change) -> bytes:
 
 
 BROKEN = {
-    "too few cells": (lambda line: b",".join(line.split(b",")[:4]), "4 cells where 11 are expected"),
+    "too few cells": (
+        lambda line: b",".join(line.split(b",")[:4]),
+        "4 cells where 11 are expected",
+    ),
     "too many cells": (lambda line: line + b",x", "12 cells where 11 are expected"),
     "nothing": (lambda line: b"", "0 cells where 11 are expected"),
-    "no number": (lambda line: line.replace(b"123.46", b"123.46x"), r"a cell cannot be read \(.*'123.46x'"),
-    "no number in a series": (lambda line: re.sub(rb"(\d) (\d)", rb"\1 - \2", line), r"a cell cannot be read \(.*'-'"),
+    "no number": (
+        lambda line: line.replace(b"123.46", b"123.46x"),
+        r"a cell cannot be read \(.*'123.46x'",
+    ),
+    "no number in a series": (
+        lambda line: re.sub(rb"(\d) (\d)", rb"\1 - \2", line),
+        r"a cell cannot be read \(.*'-'",
+    ),
     "settings cut short": (lambda line: line[:-5], r"a cell cannot be read \("),
     "settings empty": (lambda line: line[: line.index(b'"{')], r"a cell cannot be read \("),
-    "settings of another kind": (lambda line: line[: line.index(b'"{')] + b"[1]", "settings is no JSON object"),
-    "undeclared run": (lambda line: line.replace(b"0.015,two", b"0.015,three", 1), r"a run that is not declared: .*'three'"),
-    "undeclared number": (lambda line: line.replace(b"0.015,", b"0.0151,", 1), r"a run that is not declared: .*'0.0151'"),
-    "repeated run": (lambda line: line.replace(b"0.015,two", b"0.015,one", 1), "the same run as an earlier line"),
+    "settings of another kind": (
+        lambda line: line[: line.index(b'"{')] + b"[1]",
+        "settings is no JSON object",
+    ),
+    "undeclared run": (
+        lambda line: line.replace(b"0.015,two", b"0.015,three", 1),
+        r"a run that is not declared: .*'three'",
+    ),
+    "undeclared number": (
+        lambda line: line.replace(b"0.015,", b"0.0151,", 1),
+        r"a run that is not declared: .*'0.0151'",
+    ),
+    "repeated run": (
+        lambda line: line.replace(b"0.015,two", b"0.015,one", 1),
+        "the same run as an earlier line",
+    ),
     "open quote": (lambda line: b'"' + line.replace(b'"', b""), "1 cells where 11 are expected"),
     "carriage return": (lambda line: line.replace(b",", b",\r", 1), "cells where 11 are expected"),
     "not UTF-8": (lambda line: line.replace(b"two", b"tw\xff", 1), "a run that is not declared"),
@@ -409,14 +501,23 @@ def test_unusable_row_is_reported_kept_and_not_used(path, capsys, how):
 
     table = Table(toy(), path)  # and the new rows are whole
     assert len(table.problems) == 1 and report.search(table.problems[0]) and table.missing() == []
-    assert table.rows[table.key(RUNS[1])]["score"] == pytest.approx(numbers_of(RUNS[1])["score"], rel=1e-4)
+    assert table.rows[table.key(RUNS[1])]["score"] == pytest.approx(
+        numbers_of(RUNS[1])["score"], rel=1e-4
+    )
 
 
 def test_each_unusable_row_is_reported_with_its_line(done):
-    for line, how in ((3, "undeclared run"), (4, "open quote"), (6, "too few cells"), (9, "settings cut short")):
+    for line, how in (
+        (3, "undeclared run"),
+        (4, "open quote"),
+        (6, "too few cells"),
+        (9, "settings cut short"),
+    ):
         spoil(done, line, BROKEN[how][0])
     table = Table(toy(), done)
-    assert [re.match(r"toy\.csv, line (\d+): ", problem).group(1) for problem in table.problems] == ["3", "4", "6", "9"]
+    assert [
+        re.match(r"toy\.csv, line (\d+): ", problem).group(1) for problem in table.problems
+    ] == ["3", "4", "6", "9"]
     assert table.missing() == [RUNS[line - 2] for line in (3, 4, 6, 9)]
 
 
@@ -426,7 +527,10 @@ def test_of_two_rows_of_a_run_the_first_that_can_be_read_counts(path):
     broken, other = row.replace(b"123.46", b"no"), row.replace(b"123.46", b"7")
     path.write_bytes(b"\n".join([header, broken, row, other, b""]))
     table = Table(toy(), path)
-    assert [problem.split(":")[0] for problem in table.problems] == ["toy.csv, line 2", "toy.csv, line 4"]
+    assert [problem.split(":")[0] for problem in table.problems] == [
+        "toy.csv, line 2",
+        "toy.csv, line 4",
+    ]
     assert table.rows[table.key(RUNS[0])]["memory_mib"] == 123.46
 
 
@@ -437,14 +541,25 @@ def test_of_two_rows_of_a_run_the_first_that_can_be_read_counts(path):
     "measured, said",
     [
         (("score", "other"), r"columns \['curve'\] are no longer declared, \[\] are new"),
-        (("score", "other", "curve", "fresh"), r"columns \[\] are no longer declared, \['fresh'\] are new"),
-        (("a", "other", "curve", "b"), r"columns \['score'\] are no longer declared, \['a', 'b'\] are new"),
-        (("other", "score", "curve"), r"columns \[\] are no longer declared, \[\] are new \(or the order differs\)"),
+        (
+            ("score", "other", "curve", "fresh"),
+            r"columns \[\] are no longer declared, \['fresh'\] are new",
+        ),
+        (
+            ("a", "other", "curve", "b"),
+            r"columns \['score'\] are no longer declared, \['a', 'b'\] are new",
+        ),
+        (
+            ("other", "score", "curve"),
+            r"columns \[\] are no longer declared, \[\] are new \(or the order differs\)",
+        ),
     ],
 )
 def test_other_columns_are_refused_by_name(done, measured, said):
     before, recorder = done.read_bytes(), Recorder()
-    with pytest.raises(ValueError, match=rf"toy\.csv is from another version .*{said}.*move the file away"):
+    with pytest.raises(
+        ValueError, match=rf"toy\.csv is from another version .*{said}.*move the file away"
+    ):
         go(done, toy(recorder, measured=measured))
     assert done.read_bytes() == before and recorder.runs == []
 
@@ -453,7 +568,9 @@ def test_other_columns_are_refused_by_name(done, measured, said):
 def test_a_file_of_something_else_is_refused(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"toy\.csv is from another version .*: columns .*'settings'.* are new"):
+    with pytest.raises(
+        ValueError, match=r"toy\.csv is from another version .*: columns .*'settings'.* are new"
+    ):
         go(path)
     assert path.read_bytes() == content
 
@@ -467,16 +584,28 @@ def test_a_header_alone_is_a_table_without_rows(path):
 @pytest.mark.parametrize(
     "now, said",
     [
-        (lambda run: {**settings_of(run), "epochs": 4}, r"changed \(there, now\): {'epochs': \(3, 4\)};"),
+        (
+            lambda run: {**settings_of(run), "epochs": 4},
+            r"changed \(there, now\): {'epochs': \(3, 4\)};",
+        ),
         (lambda run: {**settings_of(run), "size": [8, 9]}, r"{'size': \(\[8, 8\], \[8, 9\]\)};"),
         (lambda run: {**settings_of(run), "fresh": None}, r"{'fresh': \('not there', None\)};"),
-        (lambda run: {k: v for k, v in settings_of(run).items() if k != "labels"}, r"{'labels': \(None, 'not there'\)};"),
-        (lambda run: {**settings_of(run), "tau": 2.0, "epochs": "3"}, r"{'epochs': \(3, '3'\), 'tau': \('not there', 2.0\)}"),
+        (
+            lambda run: {k: v for k, v in settings_of(run).items() if k != "labels"},
+            r"{'labels': \(None, 'not there'\)};",
+        ),
+        (
+            lambda run: {**settings_of(run), "tau": 2.0, "epochs": "3"},
+            r"{'epochs': \(3, '3'\), 'tau': \('not there', 2.0\)}",
+        ),
     ],
 )
 def test_a_row_made_with_other_settings_is_refused_with_what_changed(done, now, said):
     before, recorder = done.read_bytes(), Recorder()
-    with pytest.raises(ValueError, match=rf"toy\.csv, line 2, is from another version .*{said};? move the file away"):
+    with pytest.raises(
+        ValueError,
+        match=rf"toy\.csv, line 2, is from another version .*{said};? move the file away",
+    ):
         go(done, toy(recorder, settings=now))
     assert done.read_bytes() == before and recorder.runs == []
 
@@ -518,9 +647,15 @@ def test_a_file_that_cannot_be_written_keeps_its_rows(path, monkeypatch, how):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     with monkeypatch.context() as broken:
-        target = {"full": (os, "fsync"), "read-only": (checkpoints, "open"), "renaming refused": (os, "replace")}[how]
+        target = {
+            "full": (os, "fsync"),
+            "read-only": (checkpoints, "open"),
+            "renaming refused": (os, "replace"),
+        }[how]
         broken.setattr(*target, full if how == "full" else refuse, raising=False)
-        with pytest.raises(OSError, match=r"cannot write toy\.csv .*what was there before is unharmed"):
+        with pytest.raises(
+            OSError, match=r"cannot write toy\.csv .*what was there before is unharmed"
+        ):
             table.append(RUNS[2], numbers_of(RUNS[2]))
         with pytest.raises(OSError, match=r"cannot write toy\.csv"):
             go(path)
@@ -615,7 +750,8 @@ NURSERY = """
 class Nursery:
     """A process that has imported everything and forks runners, so that a runner's life is short.
 
-    One at a time: `start` returns when the runner is at work, `end` kills it after a delay in seconds, or waits for its
+    One at a time: `start` returns when the runner is at work, `end` kills it after a delay in
+    seconds, or waits for its
     end, and returns its exit status.
     """
 
@@ -624,9 +760,13 @@ class Nursery:
         script.write_text(textwrap.dedent(NURSERY).format(path=sys.path))
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                [sys.executable, str(script)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
                 env={**os.environ, "TQDM_DISABLE": "1"},
-            )  # fmt: skip
+            )
 
     def start(self, path: Path, how: str = "run", at: int = 0) -> None:
         assert self._ask((str(path), how, at)) == "running"
@@ -677,13 +817,22 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, nursery)
                 rows_at_kills.append(len(table.rows) if content else 0)
             assert len(rows_at_kills) < 200, "it makes no progress"
         assert stored(path) == expected
-        assert {p.name for p in path.parent.iterdir()} <= {"toy.csv", "toy.lock"}  # no half file left
+        assert {p.name for p in path.parent.iterdir()} <= {
+            "toy.csv",
+            "toy.lock",
+        }  # no half file left
         rounds += 1
     assert len(set(rows_at_kills)) >= 3 and set(rows_at_kills) & set(range(1, COUNT))
 
 
 @pytest.mark.parametrize(
-    "how, rows", [("die before fsync", 2), ("die after fsync", 2), ("die before replace", 2), ("die after replace", 3)]
+    "how, rows",
+    [
+        ("die before fsync", 2),
+        ("die after fsync", 2),
+        ("die before replace", 2),
+        ("die after replace", 3),
+    ],
 )
 def test_killed_while_a_row_is_written(path, nursery, tmp_path, how, rows):
     nursery.start(path, how, at=3)
@@ -704,7 +853,10 @@ def test_a_second_process_is_turned_away_until_the_first_is_dead(path, nursery):
     try:
         began = time.perf_counter()
         for _ in range(3):
-            with pytest.raises(RuntimeError, match=r"another runner is at work on toy\.csv; wait until it ends, or stop it"):
+            with pytest.raises(
+                RuntimeError,
+                match=r"another runner is at work on toy\.csv; wait until it ends, or stop it",
+            ):
                 go(path, toy(recorder))
         assert time.perf_counter() - began < 2
         assert path.read_bytes() == before and recorder.runs == []
@@ -712,7 +864,9 @@ def test_a_second_process_is_turned_away_until_the_first_is_dead(path, nursery):
     finally:
         status = nursery.end(kill_after=0)
     assert status == -signal.SIGKILL
-    assert measured_now(path) == list(RUNS[2:])  # the lock's file lies there still, and does not matter
+    assert measured_now(path) == list(
+        RUNS[2:]
+    )  # the lock's file lies there still, and does not matter
 
 
 # --- reading and repeating ---------------------------------------------------------------------
@@ -740,7 +894,10 @@ def test_results_leave_unusable_rows_out_with_a_warning(shipped):
 
 
 def test_results_that_are_not_there(shipped):
-    with pytest.raises(FileNotFoundError, match="'toy', which has no results yet; call: .* fusion_lib.experiments toy"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="'toy', which has no results yet; call: .* fusion_lib.experiments toy",
+    ):
         results("toy")
     with pytest.raises(ValueError, match="experiment is 'tyo'; expected one of: toy, other"):
         results("tyo")
@@ -754,7 +911,9 @@ def test_select():
     rows = [{"a": 1.0, "b": "x"}, {"a": 1.0, "b": "y"}, {"a": 2.0, "b": "x"}]
     assert select(rows, a=1.0) == rows[:2] and select(rows, a=1, b="x") == rows[:1]
     assert select(rows) == rows and select(rows, b="z") == []
-    with pytest.raises(ValueError, match=r"values names \['c'\]; the rows have the columns \['a', 'b'\]"):
+    with pytest.raises(
+        ValueError, match=r"values names \['c'\]; the rows have the columns \['a', 'b'\]"
+    ):
         select(rows, c=1)
 
 
@@ -770,11 +929,20 @@ def test_again_repeats_one_run_and_leaves_the_file_alone(shipped, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "run, count", [({"model": "two"}, 2), ({"model": "none"}, 0), ({"rate": 2.0, "model": "one"}, 0), ({}, COUNT)]
+    "run, count",
+    [
+        ({"model": "two"}, 2),
+        ({"model": "none"}, 0),
+        ({"rate": 2.0, "model": "one"}, 0),
+        ({}, COUNT),
+    ],
 )
 def test_again_wants_exactly_one_run(shipped, run, count):
     go(shipped)
-    with pytest.raises(ValueError, match=rf"run is {run}; expected to match one stored row of 'toy', it matches {count}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"run is {run}; expected to match one stored row of 'toy', it matches {count}",
+    ):
         again("toy", **run)
 
 
@@ -792,7 +960,9 @@ def test_list_names_the_experiments(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(grids.EXPERIMENTS)
     for line, (name, experiment) in zip(lines, grids.EXPERIMENTS.items()):
-        assert line.startswith(f"{name}: {experiment.about}") and line.endswith(f"{len(experiment.runs)} runs")
+        assert line.startswith(f"{name}: {experiment.about}") and line.endswith(
+            f"{len(experiment.runs)} runs"
+        )
 
 
 @pytest.mark.parametrize(
@@ -816,7 +986,9 @@ def test_main_runs_the_named_experiment(shipped, monkeypatch):
     monkeypatch.setattr(grids, "EXPERIMENTS", {"other": toy(), "toy": toy(recorder)})
     assert main(["toy"]) == 0
     assert len(stored(shipped)) == 1 + COUNT and recorder.runs == list(RUNS)
-    assert all(folder.parent == shipped.parents[1] / "build" / "experiments" for folder in recorder.folders)
+    assert all(
+        folder.parent == shipped.parents[1] / "build" / "experiments" for folder in recorder.folders
+    )
     assert len(results("toy")) == COUNT  # written where it is read
     assert not shipped.with_name("other.csv").exists()
     assert main(["toy"]) == 0 and len(recorder.runs) == COUNT
@@ -833,7 +1005,9 @@ def test_main_says_in_one_line_why_it_refuses(shipped, capsys, monkeypatch):
     shipped.write_text("x,y\n")
     assert main(["toy"]) == 2
     said = capsys.readouterr().err
-    assert "toy.csv is from another version" in said and "'x', 'y'" in said and "Traceback" not in said
+    assert (
+        "toy.csv is from another version" in said and "'x', 'y'" in said and "Traceback" not in said
+    )
 
 
 @pytest.mark.parametrize("arguments, status", [(["--list"], 0), (["no such experiment"], 2)])
@@ -852,16 +1026,23 @@ def test_exit_status_of_the_command(monkeypatch, capsys, arguments, status):
 
 @pytest.mark.parametrize("name", grids.EXPERIMENTS)
 def test_every_declared_run_is_found_again_in_its_file(tmp_path, name):
-    """Cells and settings of each run survive the way through a file, and no two runs share a folder."""
+    """Cells and settings of each run survive the way through a file, and no two runs share a
+    folder."""
     experiment = grids.EXPERIMENTS[name]
     assert all(run.keys() == experiment.runs[0].keys() for run in experiment.runs)
-    assert len({fingerprint(experiment.settings(run)) for run in experiment.runs}) == len(experiment.runs)
+    assert len({fingerprint(experiment.settings(run)) for run in experiment.runs}) == len(
+        experiment.runs
+    )
     assert len(set(experiment.columns)) == len(experiment.columns)
-    stand_in = Experiment("", experiment.runs, experiment.measured, experiment.settings, lambda run, folder: {})
+    stand_in = Experiment(
+        "", experiment.runs, experiment.measured, experiment.settings, lambda run, folder: {}
+    )
     go(tmp_path / "a.csv", stand_in)
     table = Table(stand_in, tmp_path / "a.csv")
     assert table.problems == [] and table.missing() == []
-    assert [{key: row[key] for key in experiment.runs[0]} for row in table.rows.values()] == list(experiment.runs)
+    assert [{key: row[key] for key in experiment.runs[0]} for row in table.rows.values()] == list(
+        experiment.runs
+    )
 
 
 @pytest.mark.parametrize("name", grids.EXPERIMENTS)

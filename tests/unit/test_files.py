@@ -1,4 +1,5 @@
-"""Shipped files: the whole one is used, a missing or damaged one fetched, and nothing but the right bytes is kept."""
+"""Shipped files: the whole one is used, a missing or damaged one fetched, and nothing but the right
+bytes is kept."""
 
 import hashlib
 import shutil
@@ -47,14 +48,21 @@ def test_an_unknown_name_gets_the_list(shipped):
 
 def test_without_hashes_nothing_is_trusted(shipped):
     (shipped / "SHA256SUMS").unlink()
-    with pytest.raises(FileNotFoundError, match="SHA256SUMS is not in the data folder .*; install fusion_lib again"):
+    with pytest.raises(
+        FileNotFoundError, match="SHA256SUMS is not in the data folder .*; install fusion_lib again"
+    ):
         files.data_file("a.npz")
 
 
-@pytest.mark.parametrize("how, fault", [("missing", "is not in the data folder"), ("damaged", "does not have the sha256")])
+@pytest.mark.parametrize(
+    "how, fault",
+    [("missing", "is not in the data folder"), ("damaged", "does not have the sha256")],
+)
 def test_spoilt_without_a_repository(shipped, cache, how, fault):
     spoil(shipped, how)
-    with pytest.raises(FileNotFoundError, match=rf"a.npz {fault}.* names no repository to fetch it from; install"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"a.npz {fault}.* names no repository to fetch it from; install"
+    ):
         files.data_file("a.npz")
     assert not cache.exists()
 
@@ -66,7 +74,10 @@ def test_spoilt_is_fetched_once_into_the_cache(shipped, cache, monkeypatch, how)
     with server(CONTENT) as (address, seen):
         monkeypatch.setattr(files, "repository", lambda: address)
         path = files.data_file("a.npz")
-        assert path == files.data_file("a.npz") == cache / "data" / "a.npz" and path.read_bytes() == CONTENT
+        assert (
+            path == files.data_file("a.npz") == cache / "data" / "a.npz"
+            and path.read_bytes() == CONTENT
+        )
         assert len(seen) == 1 and seen.paths == ["/file/raw/HEAD/data/a.npz"]
     assert sorted((p.name, p.read_bytes()) for p in shipped.iterdir()) == before
     path.write_bytes(b"damaged in the cache, too")
@@ -94,7 +105,12 @@ def left(path):
 def test_no_network(tmp_path):
     with server(b"") as (address, _):
         pass  # the server is gone again
-    with pytest.raises(OSError, match=r"file does not answer \(.*refused.*\). Ask the author; what was fetched so far is kept"):
+    with pytest.raises(
+        OSError,
+        match=(
+            r"file does not answer \(.*refused.*\). Ask the author; what was fetched so far is kept"
+        ),
+    ):
         files.fetch(address, tmp_path / "a", SHA256, "Ask the author")
     assert left(tmp_path / "a") == {}
 
@@ -113,14 +129,23 @@ def test_no_such_file(tmp_path):
 
 def test_cut_off_then_taken_up_again(tmp_path):
     with server(CONTENT, cut=12_345) as (address, seen):
-        with pytest.raises(OSError, match=f"the download stopped at 12345 of {len(CONTENT)} bytes; call again"):
+        with pytest.raises(
+            OSError, match=f"the download stopped at 12345 of {len(CONTENT)} bytes; call again"
+        ):
             files.fetch(address, tmp_path / "a", SHA256)
         assert left(tmp_path / "a") == {"a.part": CONTENT[:12_345]}
         assert files.fetch(address, tmp_path / "a", SHA256).read_bytes() == CONTENT
     assert seen == [None, "bytes=12345-"] and left(tmp_path / "a") == {"a": CONTENT}
 
 
-@pytest.mark.parametrize("page", [b"<!DOCTYPE html><p>Sign in to this network", b" \n<html>over quota", b'<?xml version="1.0"?>'])
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<!DOCTYPE html><p>Sign in to this network",
+        b" \n<html>over quota",
+        b'<?xml version="1.0"?>',
+    ],
+)
 def test_error_page_with_status_200(tmp_path, page):
     with server(page) as (address, _):
         with pytest.raises(OSError, match="answers with a page instead of the file"):
@@ -130,9 +155,13 @@ def test_error_page_with_status_200(tmp_path, page):
 
 @pytest.mark.parametrize("content", [CONTENT + b"!", b'{"error": "rate limit exceeded"}', b""])
 def test_wrong_hash(tmp_path, content):
-    with server(content) as (address, _):
-        with pytest.raises(OSError, match=rf"gave a file with sha256 .*expected {SHA256[:12]}.*it was removed"):
-            files.fetch(address, tmp_path / "a", SHA256)
+    with (
+        server(content) as (address, _),
+        pytest.raises(
+            OSError, match=rf"gave a file with sha256 .*expected {SHA256[:12]}.*it was removed"
+        ),
+    ):
+        files.fetch(address, tmp_path / "a", SHA256)
     assert left(tmp_path / "a") == {}
 
 
@@ -158,7 +187,10 @@ def test_a_spoilt_beginning_is_not_continued_twice(tmp_path):
 @pytest.mark.parametrize(
     "lines, expected",
     [
-        (["Homepage, https://example.org/x", "Repository, https://github.com/jane/seg"], "https://github.com/jane/seg"),
+        (
+            ["Homepage, https://example.org/x", "Repository, https://github.com/jane/seg"],
+            "https://github.com/jane/seg",
+        ),
         (["Repository, https://github.com/OWNER/REPO"], None),
         (["Homepage, https://example.org/x"], None),
         (None, None),

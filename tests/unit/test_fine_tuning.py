@@ -1,12 +1,13 @@
-"""What stays as it is, and how fast the rest learns: frozen stages, and groups of parameters with rates of their own."""
+"""What stays as it is, and how fast the rest learns: frozen stages, and groups of parameters with
+rates of their own."""
 
 import copy
 
 import pytest
 import torch
+from examples import tiny_loaders, tiny_model
 from torch import nn
 
-from examples import tiny_loaders, tiny_model
 from fusion_lib import backbones
 from fusion_lib.losses import FusionLoss
 from fusion_lib.models import FusionModel, TwoNetworks, count_parameters, parameter_groups
@@ -23,17 +24,26 @@ def model_of(encoder: str, **options) -> FusionModel:
 
 def moved(before: dict, model: nn.Module) -> set[str]:
     """Names of parameters and running statistics that are no longer what they were."""
-    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    return {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
 
 
 def of_stages(model: FusionModel, stages: int) -> set[str]:
     """Names of all that belongs to the first stages of the encoder."""
-    there = {id(t) for stage in list(model.encoder.stages)[:stages] for t in (*stage.parameters(), *stage.buffers())}
-    return {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in there}
+    there = {
+        id(t)
+        for stage in list(model.encoder.stages)[:stages]
+        for t in (*stage.parameters(), *stage.buffers())
+    }
+    return {
+        name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in there
+    }
 
 
 def step(model: nn.Module) -> None:
-    """One step of training, as the loop takes it, with weight decay; far enough for every weight to move."""
+    """One step of training, as the loop takes it, with weight decay; far enough for every weight to
+    move."""
     model.train()
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.1), weight_decay=0.1)
     sum(logits.square().mean() for logits in model(torch.rand(4, 3, 32, 32)).values()).backward()
@@ -62,7 +72,9 @@ def test_every_stage_of_an_encoder_is_found_and_together_they_are_the_encoder():
         model = model_of(encoder)
         parts = [list(stage.parameters()) for stage in model.encoder.stages]
         assert len(parts) == len(model.encoder.channels) and all(parts)
-        assert [id(p) for part in parts for p in part] == [id(p) for p in model.encoder.parameters()]
+        assert [id(p) for part in parts for p in part] == [
+            id(p) for p in model.encoder.parameters()
+        ]
 
 
 def test_a_stage_is_what_makes_its_feature_map():
@@ -81,14 +93,18 @@ def test_a_stage_is_what_makes_its_feature_map():
 
 
 def test_the_training_loop_moves_nothing_that_is_frozen():
-    """It calls model.train() at the start of every epoch, and looks at the model in evaluation mode in between."""
+    """It calls model.train() at the start of every epoch, and looks at the model in evaluation mode
+    in between."""
     model = tiny_model()
     model.freeze(2)
     before = copy.deepcopy(model.state_dict())
     train(model, FusionLoss(), *tiny_loaders(), epochs=3, device=CPU, learning_rate=1e-2)
     frozen = of_stages(model, 2)
     assert frozen and not moved(before, model) & frozen
-    assert moved(before, model) >= {"encoder.stages.2.0.0.weight", "encoder.stages.2.0.1.running_mean"}
+    assert moved(before, model) >= {
+        "encoder.stages.2.0.0.weight",
+        "encoder.stages.2.0.1.running_mean",
+    }
 
 
 def test_frozen_stages_give_in_training_what_they_give_in_evaluation():
@@ -144,19 +160,26 @@ def test_a_checkpoint_comes_back_free(tmp_path):
     model = model_of("small", frozen_stages=3)
     assert "frozen_stages" not in model.config
     save_checkpoint(model, tmp_path / "frozen.safetensors")
-    assert all(p.requires_grad for p in load_checkpoint(tmp_path / "frozen.safetensors")[0].parameters())
+    assert all(
+        p.requires_grad for p in load_checkpoint(tmp_path / "frozen.safetensors")[0].parameters()
+    )
 
 
 @pytest.mark.parametrize("stages", [-1, 6, 1.5, None, "all"])
 def test_stages_that_are_not_there(stages):
-    with pytest.raises(ValueError, match=r"frozen stages are .*; expected 0 \(none\) to 5 \(the whole encoder\)"):
+    with pytest.raises(
+        ValueError, match=r"frozen stages are .*; expected 0 \(none\) to 5 \(the whole encoder\)"
+    ):
         FusionModel(BOTH, width=4, frozen_stages=stages)
 
 
 # --- groups ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [lambda **o: FusionModel(BOTH, width=4, **o), lambda **o: TwoNetworks(BOTH, width=4, **o)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda **o: FusionModel(BOTH, width=4, **o), lambda **o: TwoNetworks(BOTH, width=4, **o)],
+)
 @pytest.mark.parametrize("stages", [0, 2, 5])
 @pytest.mark.parametrize("factor", [1.0, 0.1, 2.0])
 def test_every_parameter_that_learns_is_in_one_group_with_the_stated_rate(make, stages, factor):
@@ -177,7 +200,9 @@ def test_every_parameter_that_learns_is_in_one_group_with_the_stated_rate(make, 
 def test_with_equal_rates_there_is_one_group_in_the_models_own_order():
     """So that runs without the factor go on as they were."""
     (group,) = parameter_groups(model := FusionModel(BOTH, width=4), 1e-3)
-    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()] and group["lr"] == 1e-3
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()] and group[
+        "lr"
+    ] == 1e-3
     assert len(parameter_groups(nn.Linear(2, 3), 1e-3)[0]["params"]) == 2
 
 
@@ -190,7 +215,9 @@ def test_rates_rise_and_fall_together_over_the_cycle():
     """OneCycleLR takes one highest rate a group."""
     groups = parameter_groups(FusionModel(BOTH, width=4), 1e-2, 0.1)
     optimizer = torch.optim.AdamW(groups)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [group["lr"] for group in groups], total_steps=20)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in groups], total_steps=20
+    )
     for _ in range(19):
         decoder, encoder = schedule.get_last_lr()
         assert encoder == pytest.approx(0.1 * decoder)
@@ -204,7 +231,9 @@ def test_a_lower_rate_moves_the_encoder_less():
         model = FusionModel(BOTH, width=4)
         before = [p.detach().clone() for p in model.encoder.parameters()]
         optimizer = torch.optim.AdamW(parameter_groups(model, 1e-2, factor), weight_decay=0.0)
-        sum(logits.square().mean() for logits in model(torch.rand(2, 3, 32, 32)).values()).backward()
+        sum(
+            logits.square().mean() for logits in model(torch.rand(2, 3, 32, 32)).values()
+        ).backward()
         optimizer.step()
         return sum((p - b).abs().sum().item() for p, b in zip(model.encoder.parameters(), before))
 
@@ -213,5 +242,7 @@ def test_a_lower_rate_moves_the_encoder_less():
 
 @pytest.mark.parametrize("factor", [0, -0.1, float("nan"), float("inf")])
 def test_factor_out_of_range(factor):
-    with pytest.raises(ValueError, match=rf"encoder_factor is {factor}; expected a number above 0 \(freeze"):
+    with pytest.raises(
+        ValueError, match=rf"encoder_factor is {factor}; expected a number above 0 \(freeze"
+    ):
         parameter_groups(FusionModel(BOTH, width=4), 1e-3, factor)

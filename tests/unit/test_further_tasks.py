@@ -1,14 +1,15 @@
-"""A third and a fourth task for every pixel, from the data to the scores: no code knows their names."""
+"""A third and a fourth task for every pixel, from the data to the scores: no code knows their
+names."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from examples import RECIPE, Blobs, Reads, one_hot, tiny_loaders, tiny_model, tiny_samples
 from torch import nn
 from torch.utils.data import DataLoader
 
-from examples import RECIPE, Blobs, Reads, one_hot, tiny_loaders, tiny_model, tiny_samples
 from fusion_lib import changes, checkpoints, measures, metrics, plots, recipes, training, weighting
 from fusion_lib.changes import Changed
 from fusion_lib.losses import FusionLoss, pixel_cross_entropy, target_key
@@ -27,11 +28,15 @@ class MoreBlobs(Blobs):
     def read_further(self, index):
         semantic = self.read(index)[1]
         void = semantic == 255
-        return {"surfaces": np.where(void, 255, semantic // 3), "parity": np.where(void, 255, semantic % 2)}
+        return {
+            "surfaces": np.where(void, 255, semantic // 3),
+            "parity": np.where(void, 255, semantic % 2),
+        }
 
 
 class ReadsMore(Reads):
-    """`Reads`, and further tasks read off the semantic colour, with one class of each confused with the next."""
+    """`Reads`, and further tasks read off the semantic colour, with one class of each confused with
+    the next."""
 
     def __init__(self, *tasks, further=("surfaces", "parity"), **options):
         super().__init__(*tasks, **options)
@@ -39,8 +44,14 @@ class ReadsMore(Reads):
 
     def forward(self, images):
         semantic = (images[:, 0] * 255).round().long() // 20
-        answers = {"surfaces": (torch.where(semantic == 0, 3, semantic) // 3, 3), "parity": (semantic % 2, 2)}
-        more = {task: 6.0 * nn.functional.one_hot(*answers[task]).movedim(-1, 1) for task in self.further}
+        answers = {
+            "surfaces": (torch.where(semantic == 0, 3, semantic) // 3, 3),
+            "parity": (semantic % 2, 2),
+        }
+        more = {
+            task: 6.0 * nn.functional.one_hot(*answers[task]).movedim(-1, 1)
+            for task in self.further
+        }
         return {**super().forward(images), **more}
 
 
@@ -75,20 +86,25 @@ def test_four_tasks_go_the_whole_way(sharing, tmp_path):
 
 def test_two_networks_may_be_four():
     model = TwoNetworks(FOUR, width=4)
-    assert {task: logits.shape[1] for task, logits in model(torch.rand(2, 3, 16, 16)).items()} == FOUR
+    assert {
+        task: logits.shape[1] for task, logits in model(torch.rand(2, 3, 16, 16)).items()
+    } == FOUR
 
 
 def test_photographs_have_three_tasks():
     from fusion_lib.datasets import StanfordBackground
 
     further = {task: len(classes) for task, classes in StanfordBackground.further_classes.items()}
-    assert recipes.SURFACES_TASKS == {**recipes.TASKS, **further}
+    assert {**recipes.TASKS, **further} == recipes.SURFACES_TASKS
 
 
 def test_further_labels_stay_where_semantic_labels_are_taken_away():
     data = recipes.loaders(replace(MORE, labels=0.25), FOUR)[0].dataset
     samples = [data[index] for index in range(len(data))]
-    kept = [[bool((sample[name] != 255).any()) for name in ("semantic", "surfaces")] for sample in samples]
+    kept = [
+        [bool((sample[name] != 255).any()) for name in ("semantic", "surfaces")]
+        for sample in samples
+    ]
     assert sum(semantic for semantic, _ in kept) == 10 and all(surfaces for _, surfaces in kept)
 
 
@@ -99,11 +115,17 @@ def test_a_data_set_on_the_device_keeps_its_further_labels():
     batches = []
     for data in (Blobs("train"), MoreBlobs("train")):
         torch.manual_seed(3)
-        batches.append(next(iter(ResidentLoader(data, 8, (20, 28), 2.0, CPU, smallest_crop=0.5, light=0.2))))
+        batches.append(
+            next(iter(ResidentLoader(data, 8, (20, 28), 2.0, CPU, smallest_crop=0.5, light=0.2)))
+        )
     plain, more = batches
-    assert set(more) - set(plain) == {"surfaces", "parity"} and all(torch.equal(plain[name], more[name]) for name in plain)
+    assert set(more) - set(plain) == {"surfaces", "parity"} and all(
+        torch.equal(plain[name], more[name]) for name in plain
+    )
     void = more["semantic"] == 255
-    assert torch.equal(more["surfaces"], torch.where(void, 255, more["semantic"] // 3)) and void.any()
+    assert (
+        torch.equal(more["surfaces"], torch.where(void, 255, more["semantic"] // 3)) and void.any()
+    )
     assert torch.equal(more["parity"], torch.where(void, 255, more["semantic"] % 2))
 
 
@@ -124,7 +146,9 @@ def test_a_further_head_changes_no_other_tasks_scores():
     four = metrics.evaluate(ReadsMore("semantic", "region"), MoreBlobs("test"), DECODING)
     assert set(four) - set(two) == {"surfaces", "parity"}
     np.testing.assert_equal({name: four[name] for name in two}, two)
-    decodings = [recipes.tune_decoding(model("semantic", "region"), MORE) for model in (Reads, ReadsMore)]
+    decodings = [
+        recipes.tune_decoding(model("semantic", "region"), MORE) for model in (Reads, ReadsMore)
+    ]
     assert decodings[0] == decodings[1]
 
 
@@ -133,15 +157,28 @@ def test_a_further_head_changes_no_other_tasks_scores():
 
 def three_outputs():
     torch.manual_seed(1)
-    outputs = {task: torch.randn(2, classes, 4, 4) for task, classes in (("semantic", 5), ("region", 3), ("surfaces", 3))}
-    batch = {"semantic": torch.randint(0, 5, (2, 4, 4)), "region_target": torch.randint(0, 3, (2, 4, 4))}
+    outputs = {
+        task: torch.randn(2, classes, 4, 4)
+        for task, classes in (("semantic", 5), ("region", 3), ("surfaces", 3))
+    }
+    batch = {
+        "semantic": torch.randint(0, 5, (2, 4, 4)),
+        "region_target": torch.randint(0, 3, (2, 4, 4)),
+    }
     batch["surfaces"] = torch.randint(0, 3, (2, 4, 4))
     batch["surfaces"][1, :, 2] = 255
     return outputs, batch
 
 
 @pytest.mark.parametrize(
-    "further, weight", [(None, 1.0), ({}, 1.0), ({"depth": 3.0}, 1.0), ({"surfaces": 0.25}, 0.25), ({"surfaces": 0}, 0)]
+    "further, weight",
+    [
+        (None, 1.0),
+        ({}, 1.0),
+        ({"depth": 3.0}, 1.0),
+        ({"surfaces": 0.25}, 0.25),
+        ({"surfaces": 0}, 0),
+    ],
 )
 def test_a_further_task_is_weighed_by_one_or_as_told(further, weight):
     outputs, batch = three_outputs()
@@ -150,31 +187,44 @@ def test_a_further_task_is_weighed_by_one_or_as_told(further, weight):
     assert list(parts) == ["total", "semantic", "region", "surfaces"]
     plain = pixel_cross_entropy(outputs["surfaces"], batch["surfaces"])
     assert torch.equal(parts["surfaces"], plain)
-    assert torch.equal(parts["region"], pixel_cross_entropy(outputs["region"], batch["region_target"], class_weights))
+    assert torch.equal(
+        parts["region"],
+        pixel_cross_entropy(outputs["region"], batch["region_target"], class_weights),
+    )
     expected = 0.3 * parts["semantic"] + 0.7 * parts["region"] + weight * plain
     torch.testing.assert_close(parts["total"], expected)
 
 
 def test_where_a_batch_keeps_targets():
     assert [target_key(task) for task in ("semantic", "region", "affinity", "surfaces")] == [
-        "semantic", "region_target", "affinity_target", "surfaces"]  # fmt: skip
+        "semantic",
+        "region_target",
+        "affinity_target",
+        "surfaces",
+    ]
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_further_weight_out_of_range(value):
-    with pytest.raises(ValueError, match=rf"surfaces is {value}; expected a finite weight of at least 0"):
+    with pytest.raises(
+        ValueError, match=rf"surfaces is {value}; expected a finite weight of at least 0"
+    ):
         FusionLoss(further={"surfaces": value})
 
 
 @pytest.mark.parametrize("name", ["semantic", "region", "affinity", "total"])
 def test_further_weight_of_a_task_that_has_one(name):
-    with pytest.raises(ValueError, match=rf"further names \['{name}'\]; alpha weighs the semantic task and beta"):
+    with pytest.raises(
+        ValueError, match=rf"further names \['{name}'\]; alpha weighs the semantic task and beta"
+    ):
         FusionLoss(further={name: 1.0})
 
 
 def test_training_without_the_further_target_says_which_is_missing():
     """As it happens on scenes, which have no surfaces."""
-    with pytest.raises(ValueError, match=r"batch has \[.*\]; task 'surfaces' expects its target as 'surfaces'"):
+    with pytest.raises(
+        ValueError, match=r"batch has \[.*\]; task 'surfaces' expects its target as 'surfaces'"
+    ):
         recipes.fit(RECIPE, {"semantic": 8, "surfaces": 3})
 
 
@@ -196,23 +246,38 @@ def test_run_with_another_further_weight_is_not_resumed(tmp_path):
 def test_a_weighting_of_two_tasks_drops_no_third(name):
     samples = [{**sample, "surfaces": sample["semantic"]} for sample in tiny_samples(4)]
     model = tiny_model(outputs={"semantic": 3, "region": 3, "surfaces": 3})
-    with pytest.raises(ValueError, match=r"parts has \['region', 'semantic', 'surfaces', 'total'\]; .* expects semantic"):
-        training.train(model, FusionLoss(), DataLoader(samples, 2), tiny_loaders()[1], epochs=1, device=CPU,
-                       weighting=weighting.choose(name))  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r"parts has \['region', 'semantic', 'surfaces', 'total'\]; .* expects semantic",
+    ):
+        training.train(
+            model,
+            FusionLoss(),
+            DataLoader(samples, 2),
+            tiny_loaders()[1],
+            epochs=1,
+            device=CPU,
+            weighting=weighting.choose(name),
+        )
 
 
 # --- metrics -----------------------------------------------------------------------------------
 
 
 def test_further_scores_by_hand():
-    """Where the semantic label is 0, `ReadsMore` says surface 1 instead of 0; parity is always right."""
+    """Where the semantic label is 0, `ReadsMore` says surface 1 instead of 0; parity is always
+    right."""
     data = MoreBlobs("test")
-    counts = sum(np.bincount(data.read(index)[1].ravel(), minlength=256) for index in range(len(data)))[:8]
+    counts = sum(
+        np.bincount(data.read(index)[1].ravel(), minlength=256) for index in range(len(data))
+    )[:8]
     scores = metrics.evaluate(ReadsMore(), data, {})
     assert set(scores) == {"surfaces", "parity"}
     low, middle, high, wrong = counts[:3].sum(), counts[3:6].sum(), counts[6:].sum(), counts[0]
     assert wrong > 0 and middle > 0
-    np.testing.assert_allclose(scores["surfaces"]["iou"], [(low - wrong) / low, middle / (middle + wrong), 1])
+    np.testing.assert_allclose(
+        scores["surfaces"]["iou"], [(low - wrong) / low, middle / (middle + wrong), 1]
+    )
     assert scores["surfaces"]["pixel_accuracy"] == pytest.approx(1 - wrong / (low + middle + high))
     assert scores["parity"]["miou"] == 1
 
@@ -220,31 +285,55 @@ def test_further_scores_by_hand():
 def test_semantic_and_surfaces_without_regions():
     scores = metrics.evaluate(ReadsMore("semantic"), MoreBlobs("test"), {})
     assert set(scores) == {"semantic", "areas", "surfaces", "parity"}
-    with pytest.raises(ValueError, match=r"model has the tasks \['semantic', 'surfaces', 'parity'\]; expected the region"):
+    with pytest.raises(
+        ValueError,
+        match=r"model has the tasks \['semantic', 'surfaces', 'parity'\]; expected the region",
+    ):
         recipes.tune_decoding(ReadsMore("semantic"), MORE)
 
 
 def test_regions_and_surfaces_without_semantic():
-    scores = metrics.evaluate(ReadsMore("region"), MoreBlobs("test"), {"smoothing": 0.5, "threshold": 0.5})
+    scores = metrics.evaluate(
+        ReadsMore("region"), MoreBlobs("test"), {"smoothing": 0.5, "threshold": 0.5}
+    )
     assert set(scores) == {"partition", "surfaces", "parity"}
 
 
 def test_further_labels_missing_in_the_samples():
-    with pytest.raises(ValueError, match=r"sample has \['image', 'region', 'semantic'\]; task 'surfaces' expects its labels"):
+    with pytest.raises(
+        ValueError,
+        match=r"sample has \['image', 'region', 'semantic'\]; task 'surfaces' expects its labels",
+    ):
         metrics.evaluate(ReadsMore("semantic"), Blobs("test"), {})
 
 
-@pytest.mark.parametrize("tasks, answer", [(["semantic"], False), (["region"], True), (["semantic", "affinity"], True),
-                                           ({"semantic": 1, "surfaces": 2}, False)])  # fmt: skip
+@pytest.mark.parametrize(
+    "tasks, answer",
+    [
+        (["semantic"], False),
+        (["region"], True),
+        (["semantic", "affinity"], True),
+        ({"semantic": 1, "surfaces": 2}, False),
+    ],
+)
 def test_has_regions(tasks, answer):
     assert has_regions(tasks) is answer
 
 
 def test_experiment_measures_further_tasks_too():
     numbers = measures._numbers(FusionModel(FOUR, width=4), MORE)
-    assert {"miou", "covering", "miou_fused", "covering_fused", "miou_surfaces", "miou_parity"} <= set(numbers)
+    assert {
+        "miou",
+        "covering",
+        "miou_fused",
+        "covering_fused",
+        "miou_surfaces",
+        "miou_parity",
+    } <= set(numbers)
     without = measures._numbers(FusionModel({"semantic": 8, "surfaces": 3}, width=4), MORE)
-    assert {"miou", "miou_surfaces"} <= set(without) and not {"covering", "miou_fused"} & set(without)
+    assert {"miou", "miou_surfaces"} <= set(without) and not {"covering", "miou_fused"} & set(
+        without
+    )
 
 
 # --- pictures under other conditions, and figures ----------------------------------------------
@@ -269,6 +358,8 @@ def test_twenty_one_classes_have_colours_and_a_whole_legend():
     assert len(np.unique(colours, axis=0)) == 24
     np.testing.assert_array_equal(colours[:8], plots.PALETTE)
     names = tuple(f"class {number}" for number in range(21))
-    drawn = plots.show({"labels": plots.colour_classes(one_hot(np.zeros((4, 4), int), 2).argmax(0))}, legend=names)
+    drawn = plots.show(
+        {"labels": plots.colour_classes(one_hot(np.zeros((4, 4), int), 2).argmax(0))}, legend=names
+    )
     assert drawn.legend == names
     assert len(plots.plt.gcf().legends[0].get_patches()) == 21

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from examples import tiny_model, tiny_samples
 from torch import nn
 
-from examples import tiny_model, tiny_samples
 from fusion_lib.losses import FusionLoss, pixel_cross_entropy
 
 VOID = 255
@@ -41,10 +41,13 @@ def by_hand(logits, target, weight=None) -> float:
 
 
 def test_two_pixels_by_hand():
-    """Probabilities (3/4, 1/4) and (1/2, 1/2), targets 0 and 1: the mean of log 4/3 and log 2; the third is void."""
+    """Probabilities (3/4, 1/4) and (1/2, 1/2), targets 0 and 1: the mean of log 4/3 and log 2; the
+    third is void."""
     logits = torch.tensor([[[[math.log(3), 0.0, 9.0]], [[0.0, 0.0, 1.0]]]])
     target = torch.tensor([[[0, 1, VOID]]])
-    assert pixel_cross_entropy(logits, target).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2, abs=1e-6)
+    assert pixel_cross_entropy(logits, target).item() == pytest.approx(
+        (math.log(4 / 3) + math.log(2)) / 2, abs=1e-6
+    )
     weight = torch.tensor([3.0, 1.0])
     expected = (3 * math.log(4 / 3) + math.log(2)) / 4
     assert pixel_cross_entropy(logits, target, weight).item() == pytest.approx(expected, abs=1e-6)
@@ -67,7 +70,9 @@ def test_equals_torch_on_the_pixels_that_count(seed):
     counts = target != VOID
     chosen = logits.permute(0, 2, 3, 1)[counts]
     for w in (None, weight):
-        expected = nn.CrossEntropyLoss(weight=w)(chosen, target[counts])  # the void pixels are taken out first
+        expected = nn.CrossEntropyLoss(weight=w)(
+            chosen, target[counts]
+        )  # the void pixels are taken out first
         torch.testing.assert_close(pixel_cross_entropy(logits, target, w), expected)
 
 
@@ -85,7 +90,9 @@ def test_gradient_is_q_minus_p_over_the_number_of_pixels(seed):
 def test_void_pixels_neither_count_nor_learn():
     logits, target = (torch.tensor(array) for array in random_case(3, void=0.5))
     loss = pixel_cross_entropy(logits, target)
-    changed = torch.where((target == VOID)[:, None], logits + 7 * torch.randn_like(logits), logits).requires_grad_()
+    changed = torch.where(
+        (target == VOID)[:, None], logits + 7 * torch.randn_like(logits), logits
+    ).requires_grad_()
     again = pixel_cross_entropy(changed, target)
     torch.testing.assert_close(again, loss)
     again.backward()
@@ -99,13 +106,17 @@ def test_the_mean_is_over_all_pixels_of_the_batch_not_over_pictures():
     logits, target = logits.repeat(2, 1, 1, 1)[:2], target.repeat(2, 1, 1)[:2]
     target[1] = VOID
     target[1, 0, 0] = 2
-    assert pixel_cross_entropy(logits, target).item() == pytest.approx(by_hand(logits.numpy(), target.numpy()), abs=1e-6)
+    assert pixel_cross_entropy(logits, target).item() == pytest.approx(
+        by_hand(logits.numpy(), target.numpy()), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("shift", [0.0, 50.0, -800.0])
 def test_a_constant_added_to_all_logits_changes_nothing(shift):
     logits, target = (torch.tensor(array) for array in random_case(5))
-    torch.testing.assert_close(pixel_cross_entropy(logits + shift, target), pixel_cross_entropy(logits, target))
+    torch.testing.assert_close(
+        pixel_cross_entropy(logits + shift, target), pixel_cross_entropy(logits, target)
+    )
 
 
 def test_large_logits_stay_finite():
@@ -129,7 +140,8 @@ def test_target_of_wrong_dtype_is_refused(dtype):
 
 
 def test_an_image_is_no_target():
-    """torch reads a float picture of three channels as soft labels when there are three classes; here it is refused."""
+    """torch reads a float picture of three channels as soft labels when there are three classes;
+    here it is refused."""
     image, logits = torch.rand(1, 3, 8, 8), torch.randn(1, 3, 8, 8)
     nn.functional.cross_entropy(logits, image)  # no error there
     with pytest.raises(TypeError, match="target has dtype torch.float32"):
@@ -138,7 +150,9 @@ def test_an_image_is_no_target():
 
 @pytest.mark.parametrize("shape", [(1, 3, 2), (1, 2, 2, 1), (2, 2, 2), (2, 2), (1, 3, 2, 2)])
 def test_target_of_wrong_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"logits has shape \(1, 3, 2, 2\) and target \(.*\); expected"):
+    with pytest.raises(
+        ValueError, match=r"logits has shape \(1, 3, 2, 2\) and target \(.*\); expected"
+    ):
         pixel_cross_entropy(torch.zeros(1, 3, 2, 2), torch.zeros(shape, dtype=torch.int64))
 
 
@@ -155,7 +169,10 @@ def test_target_of_wrong_class_is_refused(wrong):
 def fusion_case():
     torch.manual_seed(1)
     outputs = {"semantic": torch.randn(2, 5, 4, 4), "region": torch.randn(2, 3, 4, 4)}
-    batch = {"semantic": torch.randint(0, 5, (2, 4, 4)), "region_target": torch.randint(0, 3, (2, 4, 4))}
+    batch = {
+        "semantic": torch.randint(0, 5, (2, 4, 4)),
+        "region_target": torch.randint(0, 3, (2, 4, 4)),
+    }
     batch["semantic"][0, 0] = VOID
     batch["region_target"][1, :, 2] = VOID
     return outputs, batch
@@ -167,11 +184,15 @@ def test_total_is_alpha_times_one_plus_beta_times_the_other(alpha, beta):
     weights = torch.tensor([2.0, 1.0, 0.5])
     parts = FusionLoss(alpha, beta, weights)(outputs, batch)
     semantic = by_hand(outputs["semantic"].double().numpy(), batch["semantic"].numpy())
-    region = by_hand(outputs["region"].double().numpy(), batch["region_target"].numpy(), weights.numpy())
+    region = by_hand(
+        outputs["region"].double().numpy(), batch["region_target"].numpy(), weights.numpy()
+    )
     assert parts["semantic"].item() == pytest.approx(semantic, abs=1e-6)
     assert parts["region"].item() == pytest.approx(region, abs=1e-6)
     assert parts["total"].item() == pytest.approx(alpha * semantic + beta * region, abs=2e-6)
-    assert set(parts) == {"total", "semantic", "region"} and all(part.shape == () for part in parts.values())
+    assert set(parts) == {"total", "semantic", "region"} and all(
+        part.shape == () for part in parts.values()
+    )
 
 
 def test_one_task_enters_alone():
@@ -195,7 +216,9 @@ def test_gradient_in_the_encoder_is_linear_in_alpha_and_beta():
     semantic, region = encoder_gradient(1, 0), encoder_gradient(0, 1)
     assert semantic.norm() > 0 and region.norm() > 0
     for alpha, beta in ((1, 1), (0.25, 0.75), (3, 0.1)):
-        torch.testing.assert_close(encoder_gradient(alpha, beta), alpha * semantic + beta * region, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            encoder_gradient(alpha, beta), alpha * semantic + beta * region, rtol=1e-4, atol=1e-6
+        )
     assert encoder_gradient(0, 0).abs().max() == 0
 
 
@@ -226,12 +249,15 @@ def test_class_weights_go_with_the_module():
 def test_regions_may_be_numbered_in_any_way():
     """The point of the region target: permuting ids leaves the loss as it is."""
     from examples import permuted_ids, random_region_map
+
     from fusion_lib.targets import region_target
 
     region = random_region_map(2)
     logits = torch.randn(1, 3, *region.shape)
     losses = {
-        pixel_cross_entropy(logits, torch.from_numpy(region_target(permuted_ids(region, seed), 2))[None]).item()
+        pixel_cross_entropy(
+            logits, torch.from_numpy(region_target(permuted_ids(region, seed), 2))[None]
+        ).item()
         for seed in range(5)
     }
     assert len(losses) == 1
@@ -247,7 +273,10 @@ def test_task_weight_out_of_range(name, value):
 def test_target_missing_in_the_batch():
     outputs, batch = fusion_case()
     del batch["region_target"]
-    with pytest.raises(ValueError, match=r"batch has \['semantic'\]; task 'region' expects its target as 'region_target'"):
+    with pytest.raises(
+        ValueError,
+        match=r"batch has \['semantic'\]; task 'region' expects its target as 'region_target'",
+    ):
         FusionLoss()(outputs, batch)
 
 

@@ -11,14 +11,18 @@ from fusion_lib.losses import FusionLoss
 GIB = 2**30
 HOSTS = {
     "Colab": {"COLAB_RELEASE_TAG": "release-colab_20250101"},
-    "Kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Interactive", "COLAB_RELEASE_TAG": "its image is made from Colab's"},
+    "Kaggle": {
+        "KAGGLE_KERNEL_RUN_TYPE": "Interactive",
+        "COLAB_RELEASE_TAG": "its image is made from Colab's",
+    },
     "Binder": {"BINDER_REPO_URL": "https://example.org/x", "MEM_LIMIT": str(2 * GIB)},
 }
 
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretends that there are so many GPUs with so much free memory; 0 is none, also where there is one."""
+    """Pretends that there are so many GPUs with so much free memory; 0 is none, also where there is
+    one."""
 
     def pretend(count: int, free: int = 0):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
@@ -32,10 +36,13 @@ def gpus(monkeypatch):
 
 @pytest.fixture
 def ram(monkeypatch):
-    """Pretends that so many bytes of main memory are free, and that this process takes half a GiB."""
+    """Pretends that so many bytes of main memory are free, and that this process takes half a
+    GiB."""
 
     def pretend(available: int):
-        monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=available))
+        monkeypatch.setattr(
+            machine.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=available)
+        )
         process = types.SimpleNamespace(memory_info=lambda: types.SimpleNamespace(rss=GIB // 2))
         monkeypatch.setattr(machine.psutil, "Process", lambda: process)
 
@@ -60,8 +67,14 @@ def test_hosts_are_known_by_their_variables(name):
 def test_without_a_gpu_it_says_how_to_get_one_there(gpus, environment, words):
     gpus(0)
     line = machine.accelerator(environment)
-    assert line.startswith(f"CPU, threads: {torch.get_num_threads()}; no GPU found (") and words in line
-    assert sum(advice in line for advice in ("Runtime >", "Settings >", "Binder has", "is needed")) == 1
+    assert (
+        line.startswith(f"CPU, threads: {torch.get_num_threads()}; no GPU found (")
+        and words in line
+    )
+    assert (
+        sum(advice in line for advice in ("Runtime >", "Settings >", "Binder has", "is needed"))
+        == 1
+    )
 
 
 def test_a_gpu_is_named_and_nothing_is_advised(gpus, monkeypatch):
@@ -82,14 +95,26 @@ def test_free_memory_is_that_of_the_gpu_else_main_memory_within_the_hubs_limit(g
     assert machine.free_memory({}) == 10 * GIB
     assert machine.free_memory(HOSTS["Binder"]) == 2 * GIB - GIB // 2
     assert machine.free_memory({"MEM_LIMIT": str(GIB // 4)}) == 0
-    assert machine.free_memory({"MEM_LIMIT": str(64 * GIB)}) == machine.free_memory({"MEM_LIMIT": "none"}) == 10 * GIB
+    assert (
+        machine.free_memory({"MEM_LIMIT": str(64 * GIB)})
+        == machine.free_memory({"MEM_LIMIT": "none"})
+        == 10 * GIB
+    )
 
 
 @pytest.mark.parametrize(
     "gib, expected",
-    [(80, (64, (240, 320))), (15, (32, (240, 320))), (7.5, (16, (240, 320))), (2, (8, (192, 256))), (1, (8, (120, 160))),
-     (0.2, (8, (64, 64))), (0.05, (2, (64, 64))), (0, (1, (64, 64)))],
-)  # fmt: skip
+    [
+        (80, (64, (240, 320))),
+        (15, (32, (240, 320))),
+        (7.5, (16, (240, 320))),
+        (2, (8, (192, 256))),
+        (1, (8, (120, 160))),
+        (0.2, (8, (64, 64))),
+        (0.05, (2, (64, 64))),
+        (0, (1, (64, 64))),
+    ],
+)
 def test_batch_and_size_that_fit(gib, expected):
     """By hand: 3,072 bytes a pixel in four fifths of the memory, so 1 GiB holds 279,620 pixels."""
     assert machine.fitting(int(gib * GIB)) == expected
@@ -100,7 +125,10 @@ def test_more_memory_never_holds_less_and_what_fits_does():
     for free in range(0, 20 * GIB, GIB // 16):
         batch, (height, width) = machine.fitting(free)
         assert (height * width, batch) >= last and batch & (batch - 1) == 0
-        assert batch * height * width * machine.BYTES_A_PIXEL <= machine.SHARE * free or (batch, height) == (1, 64)
+        assert batch * height * width * machine.BYTES_A_PIXEL <= machine.SHARE * free or (
+            batch,
+            height,
+        ) == (1, 64)
         last = (height * width, batch)
 
 
@@ -111,26 +139,40 @@ def test_negative_memory():
 
 def kept_bytes(model, images, batch) -> int:
     """Bytes that the forward pass keeps for the backward pass, without parameters."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
+    }
     kept = {}
 
     def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor  # alive, so that no address is used twice
+        kept[tensor.untyped_storage().data_ptr()] = (
+            tensor  # alive, so that no address is used twice
+        )
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         FusionLoss()(model(images), batch)
-    return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
+    return sum(
+        tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own
+    )
 
 
 def test_the_rule_covers_what_the_largest_model_keeps():
-    """Activations take most of a step; gradients and workspace must find room in the third that is left."""
+    """Activations take most of a step; gradients and workspace must find room in the third that is
+    left."""
     arguments = {**recipes.PHOTOGRAPHS_FUSED.model, "pretrained": False}
     height, width = 96, 128
-    batch = {name: torch.zeros(2, height, width, dtype=torch.long) for name in ("semantic", "region_target")}
-    kept = kept_bytes(models.FusionModel(recipes.TASKS, **arguments), torch.rand(2, 3, height, width), batch)
+    batch = {
+        name: torch.zeros(2, height, width, dtype=torch.long)
+        for name in ("semantic", "region_target")
+    }
+    kept = kept_bytes(
+        models.FusionModel(recipes.TASKS, **arguments), torch.rand(2, 3, height, width), batch
+    )
     share = kept / (2 * height * width) / machine.BYTES_A_PIXEL
-    assert 0.5 < share < 0.7, f"activations take {share:.0%} of BYTES_A_PIXEL; measure a step's peak anew"
+    assert 0.5 < share < 0.7, (
+        f"activations take {share:.0%} of BYTES_A_PIXEL; measure a step's peak anew"
+    )
 
 
 def test_description_has_two_lines(gpus, ram):
@@ -140,7 +182,9 @@ def test_description_has_two_lines(gpus, ram):
     assert first == machine.accelerator(HOSTS["Colab"])
     assert second == "12.0 GiB free: enough to train on batches of 32 pictures of 240 x 320 pixels"
     gpus(1, free=GIB)
-    assert machine.describe({}).endswith("\n1.0 GiB free: enough to train on batches of 8 pictures of 120 x 160 pixels")
+    assert machine.describe({}).endswith(
+        "\n1.0 GiB free: enough to train on batches of 8 pictures of 120 x 160 pixels"
+    )
 
 
 def test_processor_is_named_as_the_system_names_it(tmp_path, monkeypatch):
@@ -149,5 +193,8 @@ def test_processor_is_named_as_the_system_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.platform, "processor", lambda: "")
     monkeypatch.setattr(machine.platform, "machine", lambda: "arm64")
     assert machine.processor() == "arm64"
-    about.write_text("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nprocessor\t: 1\nmodel name\t: Some CPU @ 3 GHz\n")
+    about.write_text(
+        "processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\nprocessor\t: 1\nmodel name\t: Some CPU @ 3"
+        " GHz\n"
+    )
     assert machine.processor() == "Some CPU @ 3 GHz"

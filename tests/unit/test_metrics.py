@@ -1,4 +1,5 @@
-"""Metrics: hand values, independent oracles (torchmetrics, scikit-image, brute force), and what must hold always."""
+"""Metrics: hand values, independent oracles (torchmetrics, scikit-image, brute force), and what
+must hold always."""
 
 import inspect
 import itertools
@@ -7,12 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from examples import blobs, permuted_ids, random_region_map
 from scipy import stats
 from skimage.metrics import adapted_rand_error
 from torch import nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassJaccardIndex
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassJaccardIndex,
+)
 
-from examples import blobs, permuted_ids, random_region_map
 from fusion_lib import metrics
 from fusion_lib.metrics import (
     PanopticQuality,
@@ -87,7 +92,9 @@ def test_absent_classes_are_left_out_of_the_mean(seed):
     truth, prediction = random_labels(seed)
     given = torch.from_numpy(prediction), torch.from_numpy(truth)
     scores = semantic_scores(confusion_matrix(truth, prediction, 9))
-    assert scores["miou"] == pytest.approx(MulticlassJaccardIndex(9, ignore_index=255)(*given).item(), abs=1e-6)
+    assert scores["miou"] == pytest.approx(
+        MulticlassJaccardIndex(9, ignore_index=255)(*given).item(), abs=1e-6
+    )
     assert np.isnan(scores["iou"][5:]).all()
 
 
@@ -106,12 +113,18 @@ def test_scores_are_accumulated_over_the_data_set_before_they_are_divided():
 def test_predictions_under_void_do_not_matter():
     truth, prediction = random_labels(1, void=0.4)
     changed = np.where(truth == 255, (prediction + 1) % 5, prediction)
-    np.testing.assert_array_equal(confusion_matrix(truth, prediction, 5), confusion_matrix(truth, changed, 5))
+    np.testing.assert_array_equal(
+        confusion_matrix(truth, prediction, 5), confusion_matrix(truth, changed, 5)
+    )
 
 
 def test_all_void_has_no_score():
     scores = semantic_scores(confusion_matrix(np.full((3, 3), 255), np.zeros((3, 3), int), 4))
-    assert scores["pixel_accuracy"] == 0 and math.isnan(scores["miou"]) and math.isnan(scores["class_accuracy"])
+    assert (
+        scores["pixel_accuracy"] == 0
+        and math.isnan(scores["miou"])
+        and math.isnan(scores["class_accuracy"])
+    )
 
 
 @pytest.mark.parametrize("name", ["truth", "prediction"])
@@ -123,11 +136,15 @@ def test_label_out_of_range(name, wrong):
         confusion_matrix(**maps, num_classes=4)
 
 
-@pytest.mark.parametrize("function", [lambda t, p: confusion_matrix(t, p, 4), contingency, covering,
-                                      partition_scores, boundary_f])  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [lambda t, p: confusion_matrix(t, p, 4), contingency, covering, partition_scores, boundary_f],
+)
 def test_shapes_that_differ(function):
     """A turned map has as many pixels, and must not pass."""
-    with pytest.raises(ValueError, match=r"truth has shape \(2, 3\) and prediction \(3, 2\); expected equal shapes"):
+    with pytest.raises(
+        ValueError, match=r"truth has shape \(2, 3\) and prediction \(3, 2\); expected equal shapes"
+    ):
         function(np.zeros((2, 3), int), np.zeros((3, 2), int))
 
 
@@ -174,7 +191,11 @@ def brute_boundary_f(truth, prediction, tolerance) -> float:
         for y, x in np.ndindex(region.shape):
             for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
                 v, u = y + dy, x + dx
-                if 0 <= v < region.shape[0] and 0 <= u < region.shape[1] and truth[y, x] != -1 != truth[v, u]:
+                if (
+                    0 <= v < region.shape[0]
+                    and 0 <= u < region.shape[1]
+                    and truth[y, x] != -1 != truth[v, u]
+                ):
                     if region[y, x] != region[v, u]:
                         found.append((y, x))
                         break
@@ -193,14 +214,19 @@ def brute_boundary_f(truth, prediction, tolerance) -> float:
 def test_contingency_by_hand():
     truth = np.array([[7, 7, 3], [-1, 3, 3]])
     prediction = np.array([[0, 1, 1], [0, 1, 0]])
-    assert contingency(truth, prediction).toarray().tolist() == [[1, 2], [1, 1]]  # rows 3 and 7, columns 0 and 1
+    assert contingency(truth, prediction).toarray().tolist() == [
+        [1, 2],
+        [1, 1],
+    ]  # rows 3 and 7, columns 0 and 1
 
 
 def test_covering_by_hand():
     """Regions of 4 and 2 pixels against segments of 3 and 3: (4 * 3/4 + 2 * 2/3) / 6."""
     truth, prediction = np.array([[0, 0, 0, 0, 1, 1]]), np.array([[9, 9, 9, 4, 4, 4]])
     assert covering(truth, prediction) == pytest.approx((4 * 3 / 4 + 2 * 2 / 3) / 6)
-    assert covering(prediction, truth) == pytest.approx((3 * 3 / 4 + 3 * 2 / 3) / 6)  # it is not symmetric
+    assert covering(prediction, truth) == pytest.approx(
+        (3 * 3 / 4 + 3 * 2 / 3) / 6
+    )  # it is not symmetric
 
 
 def test_partition_scores_by_hand():
@@ -218,14 +244,17 @@ def test_partition_scores_against_brute_force(seed):
     truth, prediction = two_maps(seed)
     scores = partition_scores(truth, prediction, tolerance=1.5)
     assert scores["covering"] == pytest.approx(brute_covering(truth, prediction))
-    assert scores["variation_of_information"] == pytest.approx(brute_variation_of_information(truth, prediction))
+    assert scores["variation_of_information"] == pytest.approx(
+        brute_variation_of_information(truth, prediction)
+    )
     assert scores["adapted_rand_error"] == pytest.approx(brute_rand_error(truth, prediction))
     assert scores["boundary_f"] == pytest.approx(brute_boundary_f(truth, prediction, 1.5))
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_partition_scores_do_not_depend_on_the_ids(seed):
-    """In particular label 0 is a region like any other: scikit-image drops it unless it is told not to."""
+    """In particular label 0 is a region like any other: scikit-image drops it unless it is told not
+    to."""
     truth, prediction = two_maps(seed)
     expected = partition_scores(truth, prediction)
     for other in (prediction + 1, permuted_ids(prediction, seed)):
@@ -244,7 +273,12 @@ def test_label_0_is_not_ignored_by_the_rand_error():
 def test_equal_partitions_are_perfect(seed):
     truth = random_region_map(seed)
     prediction = np.where(truth == -1, 3, truth)
-    perfect = {"covering": 1, "variation_of_information": 0, "adapted_rand_error": 0, "boundary_f": 1}
+    perfect = {
+        "covering": 1,
+        "variation_of_information": 0,
+        "adapted_rand_error": 0,
+        "boundary_f": 1,
+    }
     assert partition_scores(truth, prediction) == pytest.approx(perfect, abs=1e-12)
 
 
@@ -259,17 +293,22 @@ def test_predictions_under_a_void_truth_do_not_matter(seed):
 @pytest.mark.parametrize("turn", [np.fliplr, np.flipud, np.transpose])
 def test_partition_scores_of_turned_maps(turn):
     truth, prediction = two_maps(4)
-    assert partition_scores(turn(truth), turn(prediction)) == pytest.approx(partition_scores(truth, prediction))
+    assert partition_scores(turn(truth), turn(prediction)) == pytest.approx(
+        partition_scores(truth, prediction)
+    )
 
 
 def test_all_void_picture_has_no_partition_score():
     void = np.full((4, 5), -1)
-    assert all(math.isnan(value) for value in partition_scores(void, np.zeros((4, 5), int)).values())
+    assert all(
+        math.isnan(value) for value in partition_scores(void, np.zeros((4, 5), int)).values()
+    )
     assert math.isnan(covering(void, np.zeros((4, 5), int)))
 
 
 def test_boundary_f_by_hand():
-    """A border shifted by two columns: pixels of columns 3, 4 against 5, 6, so only columns 4 and 5 come within 1."""
+    """A border shifted by two columns: pixels of columns 3, 4 against 5, 6, so only columns 4 and 5
+    come within 1."""
     truth, prediction = np.zeros((4, 12), int), np.zeros((4, 12), int)
     truth[:, 4:], prediction[:, 6:] = 1, 1
     assert boundary_f(truth, prediction, 0.5) == 0
@@ -294,8 +333,9 @@ def test_boundary_f_without_boundaries():
 
 
 def brute_panoptic_quality(pictures, things, stuff) -> float:
-    """Kirillov et al. 2019, section 4: match at IoU > 1/2, leave void out, PQ a class, mean over the classes seen."""
-    sums, hits, misses, extras = ({c: 0.0 for c in (*things, *stuff)} for _ in range(4))
+    """Kirillov et al. 2019, section 4: match at IoU > 1/2, leave void out, PQ a class, mean over
+    the classes seen."""
+    sums, hits, misses, extras = (dict.fromkeys((*things, *stuff), 0.0) for _ in range(4))
 
     def segments(semantic, region):
         found = {}
@@ -307,7 +347,9 @@ def brute_panoptic_quality(pictures, things, stuff) -> float:
 
     for true_semantic, true_region, semantic, region in pictures:
         true, predicted = segments(true_semantic, true_region), segments(semantic, region)
-        void = {p for p in np.ndindex(true_semantic.shape) if not any(p in s for s in true.values())}
+        void = {
+            p for p in np.ndindex(true_semantic.shape) if not any(p in s for s in true.values())
+        }
         matched_true, matched = set(), set()
         for (a, t), (b, p) in itertools.product(true.items(), predicted.items()):
             iou = len(t & p) / len(t | (p - void))
@@ -332,7 +374,9 @@ def fused_map(seed: int):
     classes = rng.integers(0, len(CLASSES), region.max() + 1)
     semantic = classes[region]
     predicted_region = np.roll(region, rng.integers(-4, 5, 2), (0, 1))
-    predicted_classes = np.where(rng.random(len(classes)) < 0.75, classes, rng.integers(0, len(CLASSES), len(classes)))
+    predicted_classes = np.where(
+        rng.random(len(classes)) < 0.75, classes, rng.integers(0, len(CLASSES), len(classes))
+    )
     predicted_semantic = predicted_classes[predicted_region]
     top, left = rng.integers(0, 16, 2)
     semantic[top : top + 7, left : left + 7] = 255
@@ -350,11 +394,14 @@ def measured(pictures, **kinds) -> float:
 @pytest.mark.parametrize("seed", range(0, 30, 3))
 def test_panoptic_quality_against_brute_force(seed):
     pictures = [fused_map(seed + k) for k in range(3)]
-    assert measured(pictures) == pytest.approx(brute_panoptic_quality(pictures, THINGS, STUFF), abs=1e-6)
+    assert measured(pictures) == pytest.approx(
+        brute_panoptic_quality(pictures, THINGS, STUFF), abs=1e-6
+    )
 
 
 def test_panoptic_quality_by_hand():
-    """One thing found with IoU 3/5; one thing missed; stuff in two parts is one segment, found with IoU 10/12."""
+    """One thing found with IoU 3/5; one thing missed; stuff in two parts is one segment, found with
+    IoU 10/12."""
     semantic = np.array([[0, 0, 0, 0, 0, 0, 5, 5, 5, 5], [0, 0, 0, 0, 0, 0, 5, 5, 5, 5]])
     region = np.array([[0, 0, 0, 0, 0, 0, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2, 3, 3, 3, 3]])
     predicted_semantic = np.array([[0, 0, 0, 0, 0, 5, 5, 5, 5, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0]])
@@ -373,7 +420,9 @@ def test_panoptic_quality_of_the_truth_is_1():
 
 def test_panoptic_quality_knows_things_from_stuff():
     semantic, region, _, _ = fused_map(1)
-    cut = np.where(np.arange(24)[None] < 12, region, region + 100)  # every region is cut at the middle
+    cut = np.where(
+        np.arange(24)[None] < 12, region, region + 100
+    )  # every region is cut at the middle
     picture = (semantic, region, np.where(semantic == 255, 0, semantic), cut)
     everything = tuple(range(len(CLASSES)))
     assert measured([picture], things=(), stuff=everything) == 1  # stuff does not care
@@ -393,7 +442,8 @@ DECODING = {"smoothing": 0.5, "threshold": 0.5, "edge_weight": 0.0, "vote_weight
 
 
 class Pictures:
-    """Three samples whose image carries the answers: red the semantic label, green the region target."""
+    """Three samples whose image carries the answers: red the semantic label, green the region
+    target."""
 
     classes = CLASSES
 
@@ -403,8 +453,16 @@ class Pictures:
             semantic, region, _, _ = fused_map(seed)
             target = region_target(region, 2)
             target = np.where(target == 255, 1, target)
-            image = np.stack([np.where(semantic == 255, 0, semantic) * 20, target * 100, 0 * target], 0)
-            self.samples.append({"image": torch.tensor(image, dtype=torch.uint8), "semantic": semantic, "region": region})
+            image = np.stack(
+                [np.where(semantic == 255, 0, semantic) * 20, target * 100, 0 * target], 0
+            )
+            self.samples.append(
+                {
+                    "image": torch.tensor(image, dtype=torch.uint8),
+                    "semantic": semantic,
+                    "region": region,
+                }
+            )
 
     def __len__(self):
         return len(self.samples)
@@ -439,33 +497,50 @@ def test_evaluate_both_tasks():
 
 
 class Unsure(ReadsTheAnswers):
-    """The answers under noise, the same for the same picture: argmax, vote and fused map all differ."""
+    """The answers under noise, the same for the same picture: argmax, vote and fused map all
+    differ."""
 
     def forward(self, images):
-        noise = torch.randn(len(images), 11, *images.shape[2:], generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(
+            len(images), 11, *images.shape[2:], generator=torch.Generator().manual_seed(0)
+        )
         outputs = {task: logits / 3 for task, logits in super().forward(images).items()}
         return {task: logits + noise[:, -logits.shape[1] :] for task, logits in outputs.items()}
 
 
 def test_evaluate_reports_argmax_vote_and_what_the_weight_makes_of_both():
     def evaluated(weight):
-        return evaluate(Unsure("semantic", "region"), Pictures(), {**DECODING, "vote_weight": weight})
+        return evaluate(
+            Unsure("semantic", "region"), Pictures(), {**DECODING, "vote_weight": weight}
+        )
 
     alone, between, together = (evaluated(weight) for weight in (0.0, 0.3, 1.0))
     assert alone["fused"]["miou"] == alone["semantic"]["miou"]
     assert together["fused"]["miou"] == together["voted"]["miou"]
     assert len({scores["fused"]["miou"] for scores in (alone, between, together)}) == 3
-    for name in ("semantic", "voted", "partition", "panoptic_quality"):  # the weight is no matter of theirs
+    for name in (
+        "semantic",
+        "voted",
+        "partition",
+        "panoptic_quality",
+    ):  # the weight is no matter of theirs
         np.testing.assert_equal(between[name], alone[name])
 
 
 def test_evaluate_lets_class_edges_help_the_regions():
-    scores = [evaluate(Unsure("semantic", "region"), Pictures(), {**DECODING, "edge_weight": w}) for w in (0.0, 1.0)]
-    assert scores[0]["partition"] != scores[1]["partition"] and scores[0]["semantic"]["miou"] == scores[1]["semantic"]["miou"]
+    scores = [
+        evaluate(Unsure("semantic", "region"), Pictures(), {**DECODING, "edge_weight": w})
+        for w in (0.0, 1.0)
+    ]
+    assert (
+        scores[0]["partition"] != scores[1]["partition"]
+        and scores[0]["semantic"]["miou"] == scores[1]["semantic"]["miou"]
+    )
 
 
 def test_evaluate_areas_are_those_of_the_argmax_map():
-    """What a semantic map alone is worth as a partition: its connected areas, against both truths."""
+    """What a semantic map alone is worth as a partition: its connected areas, against both
+    truths."""
     data, model = Pictures(), Unsure("semantic")
     scores = evaluate(model, data, {})["areas"]
     coverings, quality = [], PanopticQuality()
@@ -473,14 +548,16 @@ def test_evaluate_areas_are_those_of_the_argmax_map():
         labels = metrics.predict(model, sample["image"])["semantic"].argmax(0)
         coverings.append(covering(sample["region"], connected_regions(labels)))
         quality.update(sample["semantic"], sample["region"], labels, connected_regions(labels))
-    assert scores == pytest.approx({"covering": np.mean(coverings), "panoptic_quality": quality.compute()})
+    assert scores == pytest.approx(
+        {"covering": np.mean(coverings), "panoptic_quality": quality.compute()}
+    )
     assert evaluate(Unsure("semantic", "region"), data, DECODING)["areas"] == scores
 
 
 def test_shipped_checkpoint_is_small_and_has_both_tasks():
     """Its scores are held to the results file in tests/structure/test_results.py."""
-    from fusion_lib.datasets import data_folder
     from fusion_lib.checkpoints import load_checkpoint
+    from fusion_lib.datasets import data_folder
 
     path = data_folder() / "fused_scenes.safetensors"
     assert path.stat().st_size < 5e6
@@ -491,14 +568,20 @@ def test_evaluate_one_task():
     assert set(evaluate(ReadsTheAnswers("semantic"), Pictures(), {})) == {"semantic", "areas"}
     assert set(evaluate(ReadsTheAnswers("region"), Pictures(), {})) == {"partition"}
     both = evaluate(ReadsTheAnswers("semantic", "region"), Pictures(), DECODING, panoptic=False)
-    assert set(both) == {"semantic", "voted", "fused", "partition", "areas"} and set(both["areas"]) == {"covering"}
+    assert set(both) == {"semantic", "voted", "fused", "partition", "areas"} and set(
+        both["areas"]
+    ) == {"covering"}
 
 
 def test_evaluate_hands_decoding_and_size_on(monkeypatch):
     scores = evaluate(ReadsTheAnswers("region"), Pictures(), {"threshold": 1.1})
     assert scores["partition"]["covering"] < 0.6  # no marker: one region
     seen = []
-    monkeypatch.setattr(metrics, "predict", lambda model, image, size: seen.append(size) or {"semantic": np.zeros((8, 24, 24))})
+    monkeypatch.setattr(
+        metrics,
+        "predict",
+        lambda model, image, size: seen.append(size) or {"semantic": np.zeros((8, 24, 24))},
+    )
     evaluate(None, Pictures(), {}, size=(32, 40))
     assert seen == [(32, 40)] * 3
 
@@ -506,22 +589,31 @@ def test_evaluate_hands_decoding_and_size_on(monkeypatch):
 def test_evaluate_takes_means_and_sums_of_the_right_things():
     """Partition scores are averaged over pictures; semantic ones come from one confusion matrix."""
     data, model = Pictures(), ReadsTheAnswers("semantic", "region")
-    data.samples[1]["semantic"] = np.where(data.samples[1]["semantic"] == 255, 255, 0)  # spoil one picture's truth
+    data.samples[1]["semantic"] = np.where(
+        data.samples[1]["semantic"] == 255, 255, 0
+    )  # spoil one picture's truth
     scores = evaluate(model, data, DECODING)
     alone = []
     for sample in data.samples:
         one = Pictures()
         one.samples = [sample]
         alone.append(evaluate(model, one, DECODING))
-    assert scores["partition"]["covering"] == pytest.approx(np.mean([s["partition"]["covering"] for s in alone]))
-    assert scores["semantic"]["miou"] != pytest.approx(np.mean([s["semantic"]["miou"] for s in alone]))
+    assert scores["partition"]["covering"] == pytest.approx(
+        np.mean([s["partition"]["covering"] for s in alone])
+    )
+    assert scores["semantic"]["miou"] != pytest.approx(
+        np.mean([s["semantic"]["miou"] for s in alone])
+    )
     pixels = [(sample["semantic"] != 255).sum() for sample in data.samples]
     weighted = np.average([s["semantic"]["pixel_accuracy"] for s in alone], weights=pixels)
     assert scores["semantic"]["pixel_accuracy"] == pytest.approx(weighted)
 
 
 def test_mean_scores_leave_nan_out():
-    assert mean_scores([{"a": 1.0, "b": 2.0}, {"a": float("nan"), "b": 4.0}]) == {"a": 1.0, "b": 3.0}
+    assert mean_scores([{"a": 1.0, "b": 2.0}, {"a": float("nan"), "b": 4.0}]) == {
+        "a": 1.0,
+        "b": 3.0,
+    }
 
 
 # --- intervals over runs -----------------------------------------------------------------------
@@ -530,13 +622,19 @@ def test_mean_scores_leave_nan_out():
 @pytest.mark.parametrize("level", [0.95, 0.8])
 @pytest.mark.parametrize("count", [3, 5, 20])
 def test_bootstrap_interval_against_scipy(count, level):
-    """Other resamples, so equal up to the noise of 10,000 draws: about 0.03 standard errors at the ends of 95%."""
+    """Other resamples, so equal up to the noise of 10,000 draws: about 0.03 standard errors at the
+    ends of 95%."""
     values = np.random.default_rng(count).gamma(2.0, size=count)
     generator = "rng" if "rng" in inspect.signature(stats.bootstrap).parameters else "random_state"
     scipys = stats.bootstrap(
-        (values,), np.mean, confidence_level=level, n_resamples=50_000, method="percentile", batch=5000,
+        (values,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=50_000,
+        method="percentile",
+        batch=5000,
         **{generator: np.random.default_rng(7)},
-    ).confidence_interval  # fmt: skip
+    ).confidence_interval
     error = values.std() / math.sqrt(count)
     np.testing.assert_allclose(bootstrap_interval(values, level), scipys, atol=0.2 * error)
 
@@ -568,8 +666,11 @@ def test_t_interval_against_scipy(count, level):
 
 
 def test_t_interval_by_hand():
-    """Of 1, 2, 3: mean 2, s = 1, and the 97.5% quantile of t with 2 degrees of freedom is 4.3027."""
-    np.testing.assert_allclose(t_interval([1, 2, 3]), 2 + np.array([-1, 1]) * 4.302653 / math.sqrt(3), atol=1e-6)
+    """Of 1, 2, 3: mean 2, s = 1, and the 97.5% quantile of t with 2 degrees of freedom is
+    4.3027."""
+    np.testing.assert_allclose(
+        t_interval([1, 2, 3]), 2 + np.array([-1, 1]) * 4.302653 / math.sqrt(3), atol=1e-6
+    )
 
 
 def test_bootstrap_of_few_values_is_the_narrower_one():
@@ -583,7 +684,9 @@ def test_bootstrap_of_few_values_is_the_narrower_one():
 @pytest.mark.parametrize("interval", [bootstrap_interval, t_interval])
 @pytest.mark.parametrize("values", [[], [1.0], 1.0, [[1.0, 2.0]], [1.0, math.nan], [1.0, math.inf]])
 def test_interval_of_what_is_no_sample(interval, values):
-    with pytest.raises(ValueError, match="(?s)values is .*; expected at least two finite numbers in a row"):
+    with pytest.raises(
+        ValueError, match="(?s)values is .*; expected at least two finite numbers in a row"
+    ):
         interval(values)
 
 
@@ -592,12 +695,16 @@ def test_interval_of_what_is_no_sample(interval, values):
 
 def test_delta_m_by_hand():
     """mIoU from 0.50 to 0.55 is +10%; error from 0.40 to 0.50 is -25%: the mean is -7.5%."""
-    gain = delta_m({"miou": 0.55, "error": 0.5}, {"miou": 0.5, "error": 0.4}, lower_is_better=("error",))
+    gain = delta_m(
+        {"miou": 0.55, "error": 0.5}, {"miou": 0.5, "error": 0.4}, lower_is_better=("error",)
+    )
     assert gain == pytest.approx(-0.075)
     assert delta_m({"miou": 0.55}, {"miou": 0.5}) == pytest.approx(0.1)
     assert delta_m({"a": 3.0, "b": 1.0}, {"b": 1.0, "a": 3.0}) == 0
 
 
 def test_delta_m_refuses_other_keys():
-    with pytest.raises(ValueError, match=r"scores has keys \['a'\] and baselines \['b'\]; expected the same"):
+    with pytest.raises(
+        ValueError, match=r"scores has keys \['a'\] and baselines \['b'\]; expected the same"
+    ):
         delta_m({"a": 1.0}, {"b": 1.0})

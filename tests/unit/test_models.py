@@ -1,14 +1,14 @@
-"""Encoder, decoder, what stands between the tasks, the fused model and the two separate networks."""
-
+"""Encoder, decoder, what stands between the tasks, the fused model and the two separate
+networks."""
 
 import numpy as np
 import pytest
 import torch
+from examples import tiny_model
 from scipy.signal import correlate2d
 from torch import nn
 from torch.nn import functional as F
 
-from examples import tiny_model
 from fusion_lib.models import (
     AttentionMasks,
     ConvBlock,
@@ -38,12 +38,20 @@ def test_logits_have_the_size_of_the_picture(size, sharing):
     model = FusionModel(BOTH, width=4, sharing=sharing).eval()
     outputs = model(torch.rand(2, 3, *size))
     assert {task: tuple(logits.shape) for task, logits in outputs.items()} == {
-        "semantic": (2, 5, *size), "region": (2, 3, *size)}  # fmt: skip
+        "semantic": (2, 5, *size),
+        "region": (2, 3, *size),
+    }
 
 
 def test_encoder_halves_and_widens():
     features = ConvEncoder(4)(torch.rand(1, 3, 32, 48))
-    assert [tuple(f.shape[1:]) for f in features] == [(4, 32, 48), (8, 16, 24), (16, 8, 12), (32, 4, 6), (32, 2, 3)]
+    assert [tuple(f.shape[1:]) for f in features] == [
+        (4, 32, 48),
+        (8, 16, 24),
+        (16, 8, 12),
+        (32, 4, 6),
+        (32, 2, 3),
+    ]
 
 
 def test_decoder_gives_features_at_the_finest_size():
@@ -72,7 +80,8 @@ def test_shared_features_are_those_of_the_finest_stage():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_conv_block_against_scipy(stride):
-    """Cross-correlation with zero padding, batch normalisation with its running statistics, ReLU."""
+    """Cross-correlation with zero padding, batch normalisation with its running statistics,
+    ReLU."""
     block = ConvBlock(2, 3, stride).eval()
     norm = block[1]
     with torch.no_grad():
@@ -82,14 +91,19 @@ def test_conv_block_against_scipy(stride):
     image = torch.randn(1, 2, 7, 6)
     for channel in range(3):
         kernels = block[0].weight[channel].detach().numpy()
-        plain = sum(correlate2d(image[0, k], kernels[k], mode="same") for k in range(2))[::stride, ::stride]
-        scaled = (plain - norm.running_mean[channel].item()) / np.sqrt(norm.running_var[channel].item() + norm.eps)
+        plain = sum(correlate2d(image[0, k], kernels[k], mode="same") for k in range(2))[
+            ::stride, ::stride
+        ]
+        scaled = (plain - norm.running_mean[channel].item()) / np.sqrt(
+            norm.running_var[channel].item() + norm.eps
+        )
         expected = np.maximum(scaled * norm.weight[channel].item() + norm.bias[channel].item(), 0)
         np.testing.assert_allclose(block(image)[0, channel].detach(), expected, atol=1e-5)
 
 
 def test_decoder_by_its_equations():
-    """x_2 = B_2(L_2 f_2), x_1 = B_1(L_1 f_1 + up x_2), y = L_0 f_0 + up x_1, x_0 = B_0(y + R(y)): R on the finest alone."""
+    """x_2 = B_2(L_2 f_2), x_1 = B_1(L_1 f_1 + up x_2), y = L_0 f_0 + up x_1, x_0 = B_0(y + R(y)): R
+    on the finest alone."""
     decoder = Decoder([4, 6, 8], width=3).eval()
     f = [torch.rand(1, 4, 11, 8), torch.rand(1, 6, 6, 4), torch.rand(1, 8, 3, 2)]
     lateral, blocks = decoder.lateral, decoder.blocks
@@ -97,7 +111,9 @@ def test_decoder_by_its_equations():
     x = blocks[1](lateral[1](f[1]) + F.interpolate(x, (6, 4), mode="bilinear"))
     y = lateral[0](f[0]) + F.interpolate(x, (11, 8), mode="bilinear")
     torch.testing.assert_close(decoder(f), blocks[0](y + decoder.refine(y)))
-    assert [block[0].out_channels for block in blocks] == [3, 3, 6] and decoder.refine[0].out_channels == 3
+    assert [block[0].out_channels for block in blocks] == [3, 3, 6] and decoder.refine[
+        0
+    ].out_channels == 3
 
 
 def test_images_are_normalised_inside():
@@ -159,7 +175,9 @@ def test_attention_masks_by_their_equation():
     for task in features:
         expected = sigmoid(pointwise(masks.masks[task], shared[0].numpy()))
         np.testing.assert_allclose(opened[task][0].detach(), expected, atol=1e-6)
-        np.testing.assert_allclose(features[task][0].detach(), expected * shared[0].numpy(), atol=1e-6)
+        np.testing.assert_allclose(
+            features[task][0].detach(), expected * shared[0].numpy(), atol=1e-6
+        )
     assert not torch.equal(features["semantic"], features["region"])
 
 
@@ -173,12 +191,15 @@ def test_masks_open_and_closed():
 
 @pytest.mark.parametrize("tasks", [["semantic", "region"], ["semantic", "region", "depth"]])
 def test_cross_task_gates_by_their_equation(tasks):
-    """G_t = F_t + sum over the other tasks o of sigmoid(W_to [F_t, F_o] + b_to) F_o, with F_t = ConvBlock_t(F)."""
+    """G_t = F_t + sum over the other tasks o of sigmoid(W_to [F_t, F_o] + b_to) F_o, with F_t =
+    ConvBlock_t(F)."""
     gates = CrossTaskGates(tasks, 3).eval()
     shared = torch.randn(1, 3, 4, 5)
     own = {task: gates.own[task](shared) for task in tasks}
     features, opened = gates(shared), gates.open(own)
-    assert set(opened) == {f"{other} to {task}" for task in tasks for other in tasks if other != task}
+    assert set(opened) == {
+        f"{other} to {task}" for task in tasks for other in tasks if other != task
+    }
     for task in tasks:
         mine = own[task][0].detach().numpy()
         expected = mine.copy()
@@ -211,7 +232,10 @@ def test_gates_open_and_closed():
 
 def test_gates_between_three_tasks_lead_from_every_task_to_every_other():
     """Only the gate from depth to region is open: region alone receives, and from depth alone."""
-    gates, shared = CrossTaskGates(["semantic", "region", "depth"], 3).eval(), torch.randn(1, 3, 4, 4)
+    gates, shared = (
+        CrossTaskGates(["semantic", "region", "depth"], 3).eval(),
+        torch.randn(1, 3, 4, 4),
+    )
     own = {task: gates.own[task](shared) for task in gates.own}
     set_bias(gates.gates, -60.0)
     nn.init.constant_(gates.gates["depth to region"].bias, 60.0)
@@ -233,16 +257,27 @@ def test_one_task_alone_needs_no_other(sharing):
 def test_fused_model_shares_encoder_and_decoder_but_no_classifier(task, other, sharing):
     model = FusionModel(BOTH, width=4, sharing=sharing)
     model(torch.rand(2, 3, 16, 16))[task].square().mean().backward()
-    assert gradient_norm(model.encoder) > 0 and (sharing == "decoders" or gradient_norm(model.decoder) > 0)
+    assert gradient_norm(model.encoder) > 0 and (
+        sharing == "decoders" or gradient_norm(model.decoder) > 0
+    )
     assert gradient_norm(model.heads[task]) > 0 and gradient_norm(model.heads[other]) == 0
     if sharing in ("blocks", "decoders"):
-        assert gradient_norm(model.sharing.own[task]) > 0 and gradient_norm(model.sharing.own[other]) == 0
+        assert (
+            gradient_norm(model.sharing.own[task]) > 0
+            and gradient_norm(model.sharing.own[other]) == 0
+        )
     if sharing == "attention":
-        assert gradient_norm(model.sharing.masks[task]) > 0 and gradient_norm(model.sharing.masks[other]) == 0
+        assert (
+            gradient_norm(model.sharing.masks[task]) > 0
+            and gradient_norm(model.sharing.masks[other]) == 0
+        )
     if sharing == "gates":  # the gate into this task lets it train the other's features too
         assert gradient_norm(model.sharing.gates[f"{other} to {task}"]) > 0
         assert gradient_norm(model.sharing.gates[f"{task} to {other}"]) == 0
-        assert gradient_norm(model.sharing.own[task]) > 0 and gradient_norm(model.sharing.own[other]) > 0
+        assert (
+            gradient_norm(model.sharing.own[task]) > 0
+            and gradient_norm(model.sharing.own[other]) > 0
+        )
 
 
 @pytest.mark.parametrize("sharing", SHARING)
@@ -261,7 +296,10 @@ def test_two_networks_share_nothing():
     outputs = model(torch.rand(2, 3, 16, 16))
     assert {task: logits.shape[1] for task, logits in outputs.items()} == BOTH
     outputs["semantic"].square().mean().backward()
-    assert gradient_norm(model.networks["semantic"]) > 0 and gradient_norm(model.networks["region"]) == 0
+    assert (
+        gradient_norm(model.networks["semantic"]) > 0
+        and gradient_norm(model.networks["region"]) == 0
+    )
     assert len({id(p) for p in model.parameters()}) == len(list(model.parameters()))
 
 
@@ -275,7 +313,10 @@ def test_two_networks_cost_one_encoder_and_decoder_more():
 def test_two_networks_take_the_options_of_one():
     two = TwoNetworks(BOTH, width=4, sharing="attention")
     assert {network.config["sharing"] for network in two.networks.values()} == {"attention"}
-    assert [network.config["outputs"] for network in two.networks.values()] == [{"semantic": 5}, {"region": 3}]
+    assert [network.config["outputs"] for network in two.networks.values()] == [
+        {"semantic": 5},
+        {"region": 3},
+    ]
 
 
 def test_two_networks_with_the_fused_weights_give_the_fused_logits():
@@ -325,7 +366,9 @@ def test_config_is_a_copy():
 
 def test_equal_seeds_give_equal_weights():
     one, other = tiny_model(3), tiny_model(3)
-    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values())
+    )
 
 
 # --- wrong input -------------------------------------------------------------------------------
@@ -333,17 +376,27 @@ def test_equal_seeds_give_equal_weights():
 
 @pytest.mark.parametrize("outputs", [{}, {"semantic": 1}, {"semantic": 8, "region": 0}])
 def test_outputs_refused(outputs):
-    with pytest.raises(ValueError, match="outputs is .*; expected at least one task, each with two classes"):
+    with pytest.raises(
+        ValueError, match="outputs is .*; expected at least one task, each with two classes"
+    ):
         FusionModel(outputs)
 
 
 def test_encoder_misspelt():
-    with pytest.raises(ValueError, match="encoder is 'resnet'; expected one of: small, lite0, resnet18, resnet50, mobilenet_v3"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "encoder is 'resnet'; expected one of: small, lite0, resnet18, resnet50, mobilenet_v3"
+        ),
+    ):
         FusionModel(BOTH, encoder="resnet")
 
 
 def test_sharing_misspelt():
-    with pytest.raises(ValueError, match="sharing is 'gate'; expected one of: hard, decoders, attention, blocks, gates"):
+    with pytest.raises(
+        ValueError,
+        match="sharing is 'gate'; expected one of: hard, decoders, attention, blocks, gates",
+    ):
         FusionModel(BOTH, sharing="gate")
 
 
@@ -357,9 +410,13 @@ def test_images_of_wrong_dtype():
         tiny_model()(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 1, 16, 16), (1, 16, 16, 3), (1, 3, 15, 16), (1, 3, 16, 8)])
+@pytest.mark.parametrize(
+    "shape", [(3, 16, 16), (1, 1, 16, 16), (1, 16, 16, 3), (1, 3, 15, 16), (1, 3, 16, 8)]
+)
 def test_images_of_wrong_shape(shape):
-    with pytest.raises(ValueError, match=r"images has shape \(.*\); expected \(N, 3, H, W\) with H, W >= 16"):
+    with pytest.raises(
+        ValueError, match=r"images has shape \(.*\); expected \(N, 3, H, W\) with H, W >= 16"
+    ):
         tiny_model()(torch.zeros(shape))
 
 
@@ -392,6 +449,9 @@ def test_lite0_pretrained_weights_load_without_a_network():
     torch.manual_seed(0)
     one = lite0(pretrained=True).encoder.state_dict()
     torch.manual_seed(1)
-    other, fresh = lite0(pretrained=True).encoder.state_dict(), lite0(pretrained=False).encoder.state_dict()
+    other, fresh = (
+        lite0(pretrained=True).encoder.state_dict(),
+        lite0(pretrained=False).encoder.state_dict(),
+    )
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one["stem.0.weight"], fresh["stem.0.weight"])

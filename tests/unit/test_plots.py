@@ -3,22 +3,35 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-
 from examples import blobs, random_region_map
+
 from fusion_lib import plots
 from fusion_lib.plots import Drawn
 from fusion_lib.scenes import CLASSES
 from fusion_lib.targets import REGION_CLASSES, boundary_mask, region_target
 
 HISTORY = [
-    {"epoch": k, "learning_rate": 0.1, "train_total": 3.0 - k, "val_total": 3.5 - k, "train_semantic": 2.0 - k / 2,
-     "val_semantic": 2.5 - k / 2, "val_miou_semantic": 0.2 + 0.1 * k, "val_score": 0.2 + 0.1 * k, "seconds": 1.0}
+    {
+        "epoch": k,
+        "learning_rate": 0.1,
+        "train_total": 3.0 - k,
+        "val_total": 3.5 - k,
+        "train_semantic": 2.0 - k / 2,
+        "val_semantic": 2.5 - k / 2,
+        "val_miou_semantic": 0.2 + 0.1 * k,
+        "val_score": 0.2 + 0.1 * k,
+        "seconds": 1.0,
+    }
     for k in range(3)
-]  # fmt: skip
+]
 
 
 def relative_luminance(colour) -> float:
-    linear = np.where(np.asarray(colour) <= 0.04045, np.asarray(colour) / 12.92, ((np.asarray(colour) + 0.055) / 1.055) ** 2.4)
+    linear = np.where(
+        np.asarray(colour) <= 0.04045,
+        np.asarray(colour) / 12.92,
+        ((np.asarray(colour) + 0.055) / 1.055) ** 2.4,
+    )
     return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
@@ -47,7 +60,9 @@ def test_colour_region_target():
     np.testing.assert_array_equal(colours[:3], plots.REGION_TARGET_COLOURS)
     np.testing.assert_array_equal(colours[3], (1, 1, 1))
     lightness = [relative_luminance(colour) for colour in plots.REGION_TARGET_COLOURS]
-    assert lightness[0] < lightness[1] - 0.2 < lightness[2] - 0.4  # told apart without any colour vision
+    assert (
+        lightness[0] < lightness[1] - 0.2 < lightness[2] - 0.4
+    )  # told apart without any colour vision
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -93,9 +108,14 @@ def test_maps_are_not_changed_by_drawing():
 
 
 def test_show_reports_what_it_drew():
-    panels = {"photo": np.full((4, 6, 3), 128, np.uint8), "values": np.linspace(0, 0.75, 24).reshape(4, 6)}
+    panels = {
+        "photo": np.full((4, 6, 3), 128, np.uint8),
+        "values": np.linspace(0, 0.75, 24).reshape(4, 6),
+    }
     drawn = plots.show(panels, legend=CLASSES[:3])
-    assert drawn == Drawn(("photo", "values"), ("sky", "ground", "water"), ((128.0, 128.0), (0.0, 0.75)))
+    assert drawn == Drawn(
+        ("photo", "values"), ("sky", "ground", "water"), ((128.0, 128.0), (0.0, 0.75))
+    )
     figure = plt.gcf()
     assert [axis.get_title() for axis in figure.axes] == ["photo", "values"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(CLASSES[:3])
@@ -111,7 +131,9 @@ def test_show_draws_the_pictures_it_got():
 
 
 def test_show_legend_of_the_region_target_has_its_own_colours():
-    plots.show({"target": plots.colour_region_target(region_target(blobs(0), 3))}, legend=REGION_CLASSES)
+    plots.show(
+        {"target": plots.colour_region_target(region_target(blobs(0), 3))}, legend=REGION_CLASSES
+    )
     for patch, colour in zip(plt.gcf().legends[0].get_patches(), plots.REGION_TARGET_COLOURS):
         np.testing.assert_allclose(patch.get_facecolor()[:3], colour)
 
@@ -139,7 +161,9 @@ def test_nothing_of_a_figure_is_clipped(legend):
         assert box.x0 >= frame.x0 - 1 and box.x1 <= frame.x1 + 1
         assert box.y0 >= frame.y0 - 1 and box.y1 <= frame.y1 + 1
     for found in figure.legends:
-        assert not any(found.get_window_extent().overlaps(axis.get_window_extent()) for axis in figure.axes)
+        assert not any(
+            found.get_window_extent().overlaps(axis.get_window_extent()) for axis in figure.axes
+        )
 
 
 def test_show_history_of_one_task():
@@ -148,7 +172,9 @@ def test_show_history_of_one_task():
     assert drawn.legend == ("train", "val", "semantic")
     assert drawn.ranges == ((1.0, 3.5), (1.0, 2.5), (0.2, 0.4))
     lines = plt.gcf().axes[0].lines
-    np.testing.assert_allclose(lines[0].get_xdata(), [1, 2, 3])  # epochs are counted from 1 for a reader
+    np.testing.assert_allclose(
+        lines[0].get_xdata(), [1, 2, 3]
+    )  # epochs are counted from 1 for a reader
     np.testing.assert_allclose(lines[0].get_ydata(), [3.0, 2.0, 1.0])
     np.testing.assert_allclose(lines[1].get_ydata(), [3.5, 2.5, 1.5])
     assert lines[0].get_linestyle() != lines[1].get_linestyle()  # told apart without colour
@@ -157,24 +183,39 @@ def test_show_history_of_one_task():
 
 def test_show_history_of_a_real_run():
     from examples import tiny_loaders, tiny_model
+
     from fusion_lib.losses import FusionLoss
     from fusion_lib.training import train
 
     history = train(tiny_model(), FusionLoss(), *tiny_loaders(), epochs=2, device=None)
     drawn = plots.show_history(history)
-    assert drawn.titles == ("total loss", "semantic loss", "region loss", "val mIoU of pixel classes")
+    assert drawn.titles == (
+        "total loss",
+        "semantic loss",
+        "region loss",
+        "val mIoU of pixel classes",
+    )
     assert drawn.legend == ("train", "val", "semantic", "region")
 
 
 def test_show_bars():
-    drawn = plots.show_bars({"fused": {"sky": 0.9, "car": 0.4}, "single": {"sky": 0.8, "car": 0.5}}, "IoU", "share")
+    drawn = plots.show_bars(
+        {"fused": {"sky": 0.9, "car": 0.4}, "single": {"sky": 0.8, "car": 0.5}}, "IoU", "share"
+    )
     assert drawn.titles == ("IoU",) and drawn.legend == ("fused", "single")
     assert drawn.ranges == ((0.0, 0.9),)
     axis = plt.gcf().axes[0]
     assert [bar.get_height() for bars in axis.containers for bar in bars] == [0.9, 0.4, 0.8, 0.5]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["sky", "car"] and axis.get_ylabel() == "share"
-    edges = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bars in axis.containers for bar in bars)
-    assert all(left[1] <= right[0] + 1e-9 for left, right in zip(edges, edges[1:]))  # no bar hides another
+    assert [label.get_text() for label in axis.get_xticklabels()] == [
+        "sky",
+        "car",
+    ] and axis.get_ylabel() == "share"
+    edges = sorted(
+        (bar.get_x(), bar.get_x() + bar.get_width()) for bars in axis.containers for bar in bars
+    )
+    assert all(
+        left[1] <= right[0] + 1e-9 for left, right in zip(edges, edges[1:])
+    )  # no bar hides another
     assert len({bars[0].get_hatch() for bars in axis.containers}) == 2  # told apart without colour
 
 

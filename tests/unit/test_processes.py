@@ -1,4 +1,5 @@
-"""Two processes on a CPU, started by torchrun: what they compute together is what one computes alone."""
+"""Two processes on a CPU, started by torchrun: what they compute together is what one computes
+alone."""
 
 import os
 import socket
@@ -9,21 +10,39 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from examples import RECIPE, tiny_loaders, tiny_model
+from several import a_run, gradients, scores, with_void
+
 from fusion_lib import processes, recipes, training
 from fusion_lib.losses import FusionLoss
-from several import a_run, gradients, scores, with_void
 
 HERE = Path(__file__).parent
 
 
 def torchrun(what: str, folder: Path, restarts: int = 0) -> tuple[list, str]:
     """What each of the two processes saved, and all that they wrote."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", f"--max-restarts={restarts}"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]), "OMP_NUM_THREADS": "1"}
-    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else restarted workers look for the addresses of the dead
-    done = subprocess.run([*command, HERE / "several.py", what, folder], env=environment, capture_output=True, text=True, timeout=180)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--standalone",
+        f"--max-restarts={restarts}",
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = (
+        "1"  # else restarted workers look for the addresses of the dead
+    )
+    done = subprocess.run(
+        [*command, HERE / "several.py", what, folder],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{what}.{rank}.pt") for rank in (0, 1)], done.stdout + done.stderr
 
@@ -63,14 +82,21 @@ def test_killed_worker_is_restarted_and_the_run_ends_as_if_undisturbed(tmp_path)
     for results in (straight, failed):
         assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     assert all(torch.equal(straight[0][name], failed[0][name]) for name in straight[0])
-    assert {path.name for path in (tmp_path / "failing").iterdir()} == {"state.pt", "state_before.pt", "best.safetensors"}
+    assert {path.name for path in (tmp_path / "failing").iterdir()} == {
+        "state.pt",
+        "state_before.pt",
+        "best.safetensors",
+    }
     assert straight_output.count("0/3") == 1  # one bar, the first process's
 
 
 def test_run_goes_on_with_fewer_processes(tmp_path):
-    """A server with two GPUs today may have one tomorrow: same batches, other random draws, a sound end."""
+    """A server with two GPUs today may have one tomorrow: same batches, other random draws, a sound
+    end."""
     torchrun("smaller", tmp_path)
-    state = torch.load(tmp_path / "smaller" / "state_before.pt", weights_only=True)  # before the last batch of the run
+    state = torch.load(
+        tmp_path / "smaller" / "state_before.pt", weights_only=True
+    )  # before the last batch of the run
     assert (len(state["history"]), len(state["random"])) == (2, 2)
     os.replace(tmp_path / "smaller" / "state_before.pt", tmp_path / "smaller" / "state.pt")
     model = a_run(tmp_path / "smaller")
@@ -82,9 +108,21 @@ def test_port_in_use(monkeypatch):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        for name, value in {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }.items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(RuntimeError, match=f"2 processes cannot meet at MASTER_ADDR 127.0.0.1, MASTER_PORT {port} .*--standalone"):
+        with pytest.raises(
+            RuntimeError,
+            match=(
+                f"2 processes cannot meet at MASTER_ADDR 127.0.0.1, MASTER_PORT {port}"
+                " .*--standalone"
+            ),
+        ):
             processes.start()
 
 
@@ -98,7 +136,9 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(RuntimeError, match="LOCAL_RANK is 1, but there are 1 GPUs; .*--nproc-per-node=1"):
+    with pytest.raises(
+        RuntimeError, match="LOCAL_RANK is 1, but there are 1 GPUs; .*--nproc-per-node=1"
+    ):
         processes.start()
 
 
@@ -124,11 +164,16 @@ def test_shares_are_disjoint_and_together_they_are_all(monkeypatch, count):
 @pytest.mark.parametrize("changed", [{"labels": 0.5}, {"pictures": 0.5}, {"batch_size": 3}])
 def test_what_several_processes_cannot_share(monkeypatch, changed):
     monkeypatch.setattr(processes, "rank_and_count", lambda: (0, 2))
-    with pytest.raises(ValueError, match="with 2 processes; expected all labels of all pictures, and a batch that divides"):
+    with pytest.raises(
+        ValueError,
+        match="with 2 processes; expected all labels of all pictures, and a batch that divides",
+    ):
         recipes.loaders(replace(RECIPE, **changed), recipes.TASKS)
 
 
 def test_loader_that_gives_every_process_every_picture(monkeypatch):
     monkeypatch.setattr(processes, "rank_and_count", lambda: (0, 2))
-    with pytest.raises(ValueError, match="there are 2 processes, and train_loader has no DistributedSampler"):
+    with pytest.raises(
+        ValueError, match="there are 2 processes, and train_loader has no DistributedSampler"
+    ):
         training.train(tiny_model(), FusionLoss(), *tiny_loaders(), epochs=1)

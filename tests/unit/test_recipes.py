@@ -1,4 +1,5 @@
-"""The settings put to work, on made-up pictures: loaders with fewer labels, runs, and the choice of a decoding."""
+"""The settings put to work, on made-up pictures: loaders with fewer labels, runs, and the choice of
+a decoding."""
 
 import itertools
 from dataclasses import replace
@@ -6,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
 from examples import RECIPE, Blobs, Reads
+
 from fusion_lib import metrics, recipes, training
 from fusion_lib.affinities import decode_affinities
 from fusion_lib.models import FusionModel, TwoNetworks
@@ -49,7 +50,9 @@ def test_batches_hold_what_training_needs():
         assert batch["image"].shape == (count, 3, 16, 20) and batch["image"].dtype == torch.float32
         assert batch["semantic"].shape == batch["region_target"].shape == (count, 16, 20)
         for region, target in zip(batch["region"].numpy(), batch["region_target"].numpy()):
-            np.testing.assert_array_equal(target, region_target(region, 2.0))  # after the augmentation
+            np.testing.assert_array_equal(
+                target, region_target(region, 2.0)
+            )  # after the augmentation
 
 
 @pytest.mark.parametrize("share, count", [(0.1, 4), (0.26, 10), (0.99, 40), (0.001, 1)])
@@ -57,7 +60,9 @@ def test_share_of_the_pictures_keeps_its_semantic_labels(share, count):
     recipe = replace(RECIPE, labels=share)
     for outputs in (BOTH, SEMANTIC):
         assert len(labelled(recipe, outputs)) == count
-    assert labelled(recipe, SEMANTIC) == labelled(recipe, BOTH)  # both models of a pair see the same labels
+    assert labelled(recipe, SEMANTIC) == labelled(
+        recipe, BOTH
+    )  # both models of a pair see the same labels
 
 
 def test_labels_are_drawn_by_the_seed_and_a_larger_share_keeps_those_of_a_smaller():
@@ -95,7 +100,9 @@ def test_fused_model_draws_half_from_the_labelled_and_half_from_all():
     """With a tenth of the labels, a draw is a labelled one with probability 1/2 + 1/2 * 1/10."""
     recipe = replace(RECIPE, labels=0.1)
     kept = labelled(recipe)
-    drawn = [index for torch_seed in range(100) for index in draws(recipe, BOTH, torch_seed=torch_seed)]
+    drawn = [
+        index for torch_seed in range(100) for index in draws(recipe, BOTH, torch_seed=torch_seed)
+    ]
     assert len(drawn) == 4000 and set(drawn) == set(range(40))
     counts = np.bincount(drawn, minlength=40) / 4000
     inside = np.array(sorted(kept))
@@ -112,7 +119,11 @@ def test_region_model_needs_no_semantic_labels():
 def test_draws_are_the_same_for_the_same_seeds():
     recipe = replace(RECIPE, labels=0.25)
     for outputs in (BOTH, SEMANTIC):
-        assert draws(recipe, outputs, 2, 5) == draws(recipe, outputs, 2, 5) != draws(recipe, outputs, 2, 6)
+        assert (
+            draws(recipe, outputs, 2, 5)
+            == draws(recipe, outputs, 2, 5)
+            != draws(recipe, outputs, 2, 6)
+        )
 
 
 def test_validation_keeps_every_label():
@@ -123,13 +134,16 @@ def test_validation_keeps_every_label():
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.01, float("nan")])
 def test_share_of_labels_out_of_range(share):
-    with pytest.raises(ValueError, match=r"labels is .*; expected a share of the pictures in \(0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"labels is .*; expected a share of the pictures in \(0, 1\]"
+    ):
         loaders(replace(RECIPE, labels=share), BOTH)
 
 
 def test_share_of_the_pictures_is_drawn_by_the_seed_and_a_larger_holds_a_smaller():
     few, more, other = (
-        set(loaders(replace(RECIPE, pictures=share), BOTH, seed)[0].dataset.indices) for share, seed in ((0.1, 3), (0.5, 3), (0.1, 4))
+        set(loaders(replace(RECIPE, pictures=share), BOTH, seed)[0].dataset.indices)
+        for share, seed in ((0.1, 3), (0.5, 3), (0.1, 4))
     )
     assert len(few) == len(other) == 4 and len(more) == 20 and few < more and few != other
 
@@ -138,14 +152,22 @@ def test_few_pictures_are_gone_through_until_there_are_as_many_steps_as_with_all
     loader, val = loaders(replace(RECIPE, pictures=0.26), SEMANTIC)
     order = list(loader.sampler)
     assert len(loader) == 10 and len(order) == 40 and len(val.dataset) == 6
-    assert all(sorted(order[start : start + 10]) == list(range(10)) for start in (0, 10, 20, 30))  # each as often as the others
+    assert all(
+        sorted(order[start : start + 10]) == list(range(10)) for start in (0, 10, 20, 30)
+    )  # each as often as the others
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"pictures": 0.0}, "pictures is 0.0; expected a share"),
-    ({"pictures": 1.5}, "pictures is 1.5; expected a share"),
-    ({"pictures": 0.5, "labels": 0.5}, "labels is 0.5 and pictures 0.5; expected 1 for one of them"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"pictures": 0.0}, "pictures is 0.0; expected a share"),
+        ({"pictures": 1.5}, "pictures is 1.5; expected a share"),
+        (
+            {"pictures": 0.5, "labels": 0.5},
+            "labels is 0.5 and pictures 0.5; expected 1 for one of them",
+        ),
+    ],
+)
 def test_share_of_the_pictures_out_of_range(wrong, message):
     with pytest.raises(ValueError, match=message):
         loaders(replace(RECIPE, **wrong), BOTH)
@@ -154,15 +176,29 @@ def test_share_of_the_pictures_out_of_range(wrong, message):
 def test_pictures_are_kept_on_the_device_if_the_recipe_says_so():
     kept = replace(RECIPE, resident=True)
     loader, _ = loaders(kept, BOTH)
-    assert isinstance(loader, ResidentLoader) and len(loader) == 10 and loader.image.device.type == training.choose_device().type
+    assert (
+        isinstance(loader, ResidentLoader)
+        and len(loader) == 10
+        and loader.image.device.type == training.choose_device().type
+    )
     assert {"image", "semantic", "region_target"} <= set(next(iter(loader)))
-    for recipe, outputs in ((replace(kept, labels=0.5), BOTH), (replace(kept, pictures=0.5), BOTH), (kept, AFFINITY_TASKS)):
-        with pytest.raises(ValueError, match="resident is True; expected one process, all pictures and labels"):
+    for recipe, outputs in (
+        (replace(kept, labels=0.5), BOTH),
+        (replace(kept, pictures=0.5), BOTH),
+        (kept, AFFINITY_TASKS),
+    ):
+        with pytest.raises(
+            ValueError, match="resident is True; expected one process, all pictures and labels"
+        ):
             loaders(recipe, outputs)
 
 
 def test_targets_are_computed_for_the_tasks_that_learn_them():
-    for outputs, key in ((SEMANTIC, None), (REGION, "region_target"), (AFFINITY_TASKS, "affinity_target")):
+    for outputs, key in (
+        (SEMANTIC, None),
+        (REGION, "region_target"),
+        (AFFINITY_TASKS, "affinity_target"),
+    ):
         for loader in loaders(RECIPE, outputs):
             assert set(next(iter(loader))) == {"image", "semantic", "region"} | ({key} - {None})
 
@@ -173,7 +209,11 @@ def test_targets_are_computed_for_the_tasks_that_learn_them():
 def test_fit_builds_what_is_asked_for(tmp_path):
     small = replace(RECIPE, model={"width": 4, "sharing": "attention"})
     model, history = fit(small, BOTH, folder=tmp_path / "one")
-    assert isinstance(model, FusionModel) and model.config["sharing"] == "attention" and len(history) == 1
+    assert (
+        isinstance(model, FusionModel)
+        and model.config["sharing"] == "attention"
+        and len(history) == 1
+    )
     assert (tmp_path / "one" / "state.pt").exists()
     model, _ = fit(small, BOTH, build=TwoNetworks)
     assert isinstance(model, TwoNetworks) and set(model.networks) == {"semantic", "region"}
@@ -200,17 +240,27 @@ def test_fit_slows_the_encoder_down():
     training.seed_everything(0)
     before = FusionModel(BOTH, **RECIPE.model).state_dict()
     after = fit(replace(RECIPE, encoder_factor=1e-6), BOTH)[0].state_dict()
-    change = {name: (after[name] - before[name]).abs().max() for name in before if name.endswith("weight")}
-    assert max(value for name, value in change.items() if name.startswith("encoder")) < 1e-6 < 1e-3 < change["heads.semantic.weight"]
+    change = {
+        name: (after[name] - before[name]).abs().max() for name in before if name.endswith("weight")
+    }
+    assert (
+        max(value for name, value in change.items() if name.startswith("encoder"))
+        < 1e-6
+        < 1e-3
+        < change["heads.semantic.weight"]
+    )
 
 
 def test_fit_uses_alpha_and_beta():
     _, (entry,) = fit(replace(RECIPE, alpha=0.25, beta=3.0), BOTH)
-    assert entry["train_total"] == pytest.approx(0.25 * entry["train_semantic"] + 3 * entry["train_region"], rel=1e-5)
+    assert entry["train_total"] == pytest.approx(
+        0.25 * entry["train_semantic"] + 3 * entry["train_region"], rel=1e-5
+    )
 
 
 def test_fit_with_the_region_task_as_affinities():
-    """Trains, chooses a decoding of the affinities on validation pictures, and is measured with it."""
+    """Trains, chooses a decoding of the affinities on validation pictures, and is measured with
+    it."""
     model, (entry,) = fit(RECIPE, AFFINITY_TASKS)
     assert set(model.heads) == {"semantic", "affinity"} and 0 <= entry["val_miou_affinity"] <= 1
     decoding = tune_decoding(model, RECIPE)
@@ -219,7 +269,11 @@ def test_fit_with_the_region_task_as_affinities():
     assert {"semantic", "voted", "fused", "partition"} < set(scores)
     outputs = training.predict(model, Blobs("test")[0]["image"])
     expected = decode_affinities(
-        np.exp(outputs["affinity"]), decoding["bias"], decoding["smallest"], np.exp(outputs["semantic"]), decoding["edge_weight"]
+        np.exp(outputs["affinity"]),
+        decoding["bias"],
+        decoding["smallest"],
+        np.exp(outputs["semantic"]),
+        decoding["edge_weight"],
     )
     np.testing.assert_array_equal(fuse(outputs, **decoding)[1], expected)
 
@@ -260,20 +314,25 @@ def test_class_edges_are_used_where_they_help_and_may_be_left_out():
 
 @pytest.mark.parametrize("noise", [(3.0, 1.0), (0.5, 3.0)])
 def test_decoding_is_the_best_of_its_grid(noise):
-    """Regions by mean covering over all settings; then, with these regions, the vote's weight by mIoU."""
+    """Regions by mean covering over all settings; then, with these regions, the vote's weight by
+    mIoU."""
     model, val = Reads("semantic", "region", noise=noise), Blobs("val")
     samples = [val[index] for index in range(len(val))]
     predicted = [training.predict(model, sample["image"]) for sample in samples]
 
     def coverings(smoothing, threshold, edge_weight):
         for sample, p in zip(samples, predicted):
-            region = decode_regions(np.exp(p["region"]), smoothing, threshold, np.exp(p["semantic"]), edge_weight)
+            region = decode_regions(
+                np.exp(p["region"]), smoothing, threshold, np.exp(p["semantic"]), edge_weight
+            )
             yield metrics.covering(sample["region"], region)
 
     def miou(vote_weight, setting):
         confusion = 0
         for sample, p in zip(samples, predicted):
-            region = decode_regions(np.exp(p["region"]), *setting[:2], np.exp(p["semantic"]), setting[2])
+            region = decode_regions(
+                np.exp(p["region"]), *setting[:2], np.exp(p["semantic"]), setting[2]
+            )
             voted = vote(p["semantic"], region, vote_weight)
             confusion = confusion + metrics.confusion_matrix(sample["semantic"], voted, 8)
         return metrics.semantic_scores(confusion)["miou"]
@@ -301,7 +360,10 @@ def test_decoding_looks_at_validation_pictures_only_and_at_as_many_as_told():
 
 
 def test_scores_are_those_of_the_split():
-    model, decoding = Reads("semantic", "region"), {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4}
+    model, decoding = (
+        Reads("semantic", "region"),
+        {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4},
+    )
     for split in ("val", "test"):
         expected = metrics.evaluate(model, Blobs(split), decoding, panoptic=False)
         np.testing.assert_equal(recipes.scores(model, RECIPE, decoding, split), expected)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from examples import blobs, one_hot, permuted_ids, random_region_map
 from scipy import ndimage
 
-from examples import blobs, one_hot, permuted_ids, random_region_map
 from fusion_lib.datasets import Scenes
 from fusion_lib.metrics import covering
 from fusion_lib.regions import (
@@ -29,7 +29,10 @@ def assert_partition(region: np.ndarray, shape: tuple[int, int], connected: bool
 
 def random_probabilities(seed: int, shape=(20, 24)) -> np.ndarray:
     """Smooth, so that there is something to find."""
-    logits = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((3, *shape)), (0, 2, 2)) * 12
+    logits = (
+        ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((3, *shape)), (0, 2, 2))
+        * 12
+    )
     return np.exp(logits) / np.exp(logits).sum(0)
 
 
@@ -48,7 +51,8 @@ def test_perfect_target_decodes_to_its_regions(seed):
 
 
 def test_perfect_targets_of_the_shipped_scenes_decode_well():
-    """The ceiling of the region task: what is lost to decoding alone, when the network makes no mistake."""
+    """The ceiling of the region task: what is lost to decoding alone, when the network makes no
+    mistake."""
     scores = []
     for index in range(30):
         _, _, region = Scenes("val").read(index)
@@ -60,7 +64,9 @@ def test_perfect_targets_of_the_shipped_scenes_decode_well():
 
 def test_perfect_target_decodes_the_same_whatever_the_ids():
     region = blobs(3)
-    decoded = [decode_regions(one_hot(region_target(permuted_ids(region, k), 3), 3, 0.9)) for k in range(3)]
+    decoded = [
+        decode_regions(one_hot(region_target(permuted_ids(region, k), 3), 3, 0.9)) for k in range(3)
+    ]
     np.testing.assert_array_equal(decoded[0], decoded[1])
     np.testing.assert_array_equal(decoded[0], decoded[2])
 
@@ -98,7 +104,8 @@ def test_one_pixel_gap_leaks_for_connected_components_only():
 
 
 def test_border_between_two_cores_lies_on_the_ridge():
-    """Elevation is p_boundary + p_rim / 2: of two barriers the boundary counts twice as much as the rim."""
+    """Elevation is p_boundary + p_rim / 2: of two barriers the boundary counts twice as much as the
+    rim."""
     probabilities = np.zeros((3, 5, 21))
     probabilities[CORE] = 1.0
     probabilities[:, :, 3:18] = np.array([0.2, 0.0, 0.4])[:, None, None]  # plain
@@ -112,12 +119,16 @@ def test_border_between_two_cores_lies_on_the_ridge():
 def test_threshold_decides_what_is_a_marker():
     probabilities = one_hot(region_target(blobs(0), 3), 3, 0.8)
     assert decode_regions(probabilities, smoothing=0.0, threshold=0.75).max() == 5
-    np.testing.assert_array_equal(decode_regions(probabilities, smoothing=0.0, threshold=0.85), np.zeros((48, 48)))
+    np.testing.assert_array_equal(
+        decode_regions(probabilities, smoothing=0.0, threshold=0.85), np.zeros((48, 48))
+    )
     half = np.full((3, 8, 8), 0.25)
     half[CORE] = 0.5
     half[:, :, 4] = np.array([0.5, 0.1, 0.4])[:, None]
     assert decode_regions(half, smoothing=0.0, threshold=0.45).max() == 1
-    assert decode_regions(half, smoothing=0.0, threshold=0.35).max() == 0  # lower, and the cores run together
+    assert (
+        decode_regions(half, smoothing=0.0, threshold=0.35).max() == 0
+    )  # lower, and the cores run together
 
 
 def test_smoothing_removes_lone_core_pixels():
@@ -149,7 +160,8 @@ def test_probabilities_of_wrong_shape(shape):
 
 
 def test_class_edges_by_hand():
-    """q(0) is 1, 0.6, 0.2 along a row. Same class: 1 * 0.6 = 0.6, then 0.6 * 0.2 + 0.4 * 0.8 = 0.44."""
+    """q(0) is 1, 0.6, 0.2 along a row. Same class: 1 * 0.6 = 0.6, then 0.6 * 0.2 + 0.4 * 0.8 =
+    0.44."""
     q = np.array([[[1.0, 0.6, 0.2]], [[0.0, 0.4, 0.8]]])
     np.testing.assert_allclose(class_edges(q), [[0.4, 0.56, 0.56]])
     np.testing.assert_allclose(class_edges(q.transpose(0, 2, 1)), [[0.4], [0.56], [0.56]])
@@ -158,7 +170,8 @@ def test_class_edges_by_hand():
 @pytest.mark.parametrize("shape", [(7, 9), (1, 6), (5, 1), (1, 1), (2, 2)])
 @pytest.mark.parametrize("seed", range(4))
 def test_class_edges_against_brute_force(seed, shape):
-    """Draw a class for a pixel and one for its neighbour: how often do they differ, at the worst of the neighbours?"""
+    """Draw a class for a pixel and one for its neighbour: how often do they differ, at the worst of
+    the neighbours?"""
     q = random_semantic(seed, shape, classes=3)
     expected = np.zeros(shape)
     for y, x in np.ndindex(shape):
@@ -173,7 +186,9 @@ def test_class_edges_against_brute_force(seed, shape):
 @pytest.mark.parametrize("seed", range(4))
 def test_class_edges_of_certain_labels_are_the_borders_of_their_areas(seed):
     labels = blobs(seed) % 3
-    np.testing.assert_array_equal(class_edges(one_hot(labels, 3)), boundary_mask(labels).astype(float))
+    np.testing.assert_array_equal(
+        class_edges(one_hot(labels, 3)), boundary_mask(labels).astype(float)
+    )
 
 
 def test_class_edges_of_float32_stay_between_0_and_1():
@@ -184,7 +199,8 @@ def test_class_edges_of_float32_stay_between_0_and_1():
 
 
 def horizon(gap: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sky above ground, and a region prediction that misses the border over some columns: core runs straight through."""
+    """Sky above ground, and a region prediction that misses the border over some columns: core runs
+    straight through."""
     region = (np.arange(32)[:, None] >= 15).astype(int) * np.ones((1, 40), int)
     target = region_target(region, 3)
     target[:, gap] = CORE
@@ -193,7 +209,9 @@ def horizon(gap: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_class_edge_closes_a_leak_through_the_horizon():
     region, probabilities, semantic = horizon(slice(12, 24))
-    assert decode_regions(probabilities).max() == 0  # the cores meet in the gap: sky and ground are one
+    assert (
+        decode_regions(probabilities).max() == 0
+    )  # the cores meet in the gap: sky and ground are one
     closed = decode_regions(probabilities, semantic=semantic, edge_weight=1.0)
     assert closed.max() == 1 and covering(region, closed) > 0.98
 
@@ -203,7 +221,8 @@ def test_class_edge_does_not_cut_a_region_of_one_class():
     region, probabilities, _ = horizon(slice(0, 0))
     one_class = one_hot(np.zeros(region.shape, int), 2, 0.95)
     np.testing.assert_array_equal(
-        decode_regions(probabilities, semantic=one_class, edge_weight=1.0), decode_regions(probabilities)
+        decode_regions(probabilities, semantic=one_class, edge_weight=1.0),
+        decode_regions(probabilities),
     )
 
 
@@ -211,14 +230,17 @@ def test_class_edge_does_not_cut_a_region_of_one_class():
 def test_edge_weight_0_or_no_semantic_probabilities_leave_the_classes_out(seed):
     probabilities = random_probabilities(seed)
     plain = decode_regions(probabilities, 0.3, 0.4)
-    np.testing.assert_array_equal(decode_regions(probabilities, 0.3, 0.4, random_semantic(seed), 0.0), plain)
+    np.testing.assert_array_equal(
+        decode_regions(probabilities, 0.3, 0.4, random_semantic(seed), 0.0), plain
+    )
     np.testing.assert_array_equal(decode_regions(probabilities, 0.3, 0.4, None, 1.0), plain)
     assert (decode_regions(probabilities, 0.3, 0.4, random_semantic(seed), 1.0) != plain).any()
 
 
 @pytest.mark.parametrize("edge_weight, regions", [(0.5, 1), (0.7, 2), (1.0, 2)])
 def test_class_edge_lowers_the_core(edge_weight, regions):
-    """Core 0.8 everywhere, e = 0.5 on three columns: 0.8 * 0.5^w is 0.566, 0.492 or 0.4 against a threshold of 0.5."""
+    """Core 0.8 everywhere, e = 0.5 on three columns: 0.8 * 0.5^w is 0.566, 0.492 or 0.4 against a
+    threshold of 0.5."""
     probabilities = one_hot(np.full((6, 12), CORE), 3, 0.8)
     semantic = np.zeros((2, 6, 12))
     semantic[0, :, :6], semantic[:, :, 6] = 1.0, 0.5  # e = 1 - 1 * 0.5 where they meet
@@ -229,7 +251,8 @@ def test_class_edge_lowers_the_core(edge_weight, regions):
 
 @pytest.mark.parametrize("edge_weight, last", [(0.6, 14), (0.65, 6)])
 def test_class_edge_raises_the_elevation(edge_weight, last):
-    """Barriers between two cores: 0.2 + 0.82 w on column 6, 0.6 + 0.18 w on column 14; equal at w = 0.625."""
+    """Barriers between two cores: 0.2 + 0.82 w on column 6, 0.6 + 0.18 w on column 14; equal at w =
+    0.625."""
     probabilities = np.zeros((3, 5, 21))
     probabilities[CORE] = 1.0
     probabilities[:, :, 3:18] = np.array([0.2, 0.0, 0.4])[:, None, None]
@@ -237,13 +260,18 @@ def test_class_edge_raises_the_elevation(edge_weight, last):
     semantic = one_hot((np.arange(21) > 6).astype(int) * np.ones((5, 1), int), 2, 0.9)
     region = decode_regions(probabilities, 0.0, 0.5, semantic, edge_weight)
     assert region.max() == 1
-    assert (region[:, :last] == region[0, 0]).all() and (region[:, last + 2 :] == region[0, -1]).all()
+    assert (region[:, :last] == region[0, 0]).all() and (
+        region[:, last + 2 :] == region[0, -1]
+    ).all()
 
 
 @pytest.mark.parametrize("edge_weight", [0.0, 1.0])
 @pytest.mark.parametrize("shape", [(2, 8, 9), (2, 9, 8, 1), (8, 8), (9, 8, 2)])
 def test_semantic_of_another_size(shape, edge_weight):
-    with pytest.raises(ValueError, match=r"semantic has shape \(.*\) and probabilities \(3, 9, 8\); expected equal sizes"):
+    with pytest.raises(
+        ValueError,
+        match=r"semantic has shape \(.*\) and probabilities \(3, 9, 8\); expected equal sizes",
+    ):
         decode_regions(np.zeros((3, 9, 8)), semantic=np.zeros(shape), edge_weight=edge_weight)
 
 
@@ -251,7 +279,8 @@ def test_semantic_of_another_size(shape, edge_weight):
 
 
 def test_vote_by_hand():
-    """Region 0: one pixel is sure of class 1, two lean towards class 0. The sum of logarithms sides with the one."""
+    """Region 0: one pixel is sure of class 1, two lean towards class 0. The sum of logarithms sides
+    with the one."""
     q = np.array([[[0.6, 0.6, 0.01], [0.3, 0.9, 0.5]], [[0.4, 0.4, 0.99], [0.7, 0.1, 0.5]]])
     region = np.array([[0, 0, 0], [1, 2, 2]])
     assert (q.argmax(0)[region == 0] == 0).sum() == 2  # the majority of the pixels says 0
@@ -260,7 +289,8 @@ def test_vote_by_hand():
 
 @pytest.mark.parametrize("weight, expected", [(0.0, 0), (0.33, 0), (0.35, 1), (1.0, 1)])
 def test_vote_between_pixel_and_region_by_hand(weight, expected):
-    """Log-probabilities (-1, -2) and (-5, -0.1), means (-3, -1.05): the first pixel turns at 1 - w = 1.95 w, w = 0.339."""
+    """Log-probabilities (-1, -2) and (-5, -0.1), means (-3, -1.05): the first pixel turns at 1 - w
+    = 1.95 w, w = 0.339."""
     scores = np.array([[[-1.0, -5.0]], [[-2.0, -0.1]]])
     assert vote(scores, np.zeros((1, 2), int), weight).tolist() == [[expected, 1]]
 
@@ -289,7 +319,10 @@ def test_weighted_vote_against_a_plain_loop(seed, weight):
     scores = np.log(random_semantic(seed, region.shape))
     voted = vote(scores, region, weight)
     for place in np.ndindex(region.shape):
-        pixel = [(1 - weight) * scores[c][place] + weight * scores[c][region == region[place]].mean() for c in range(5)]
+        pixel = [
+            (1 - weight) * scores[c][place] + weight * scores[c][region == region[place]].mean()
+            for c in range(5)
+        ]
         assert voted[place] == np.argmax(pixel)
 
 
@@ -306,16 +339,21 @@ def test_vote_with_weight_0_is_argmax(seed):
 def test_region_ids_do_not_matter_to_the_vote(seed, weight):
     region = blobs(seed)
     scores = np.log(random_semantic(seed, region.shape))
-    order = np.random.default_rng(seed).permutation(region.max() + 4)  # and some ids may be left out
+    order = np.random.default_rng(seed).permutation(
+        region.max() + 4
+    )  # and some ids may be left out
     np.testing.assert_array_equal(vote(scores, order[region], weight), vote(scores, region, weight))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_class_that_is_ruled_out_is_not_chosen(weight):
-    """log 0: one pixel excludes class 0, and with it, if the region counts at all, the whole region."""
+    """log 0: one pixel excludes class 0, and with it, if the region counts at all, the whole
+    region."""
     with np.errstate(divide="ignore"):
         scores = np.log(np.array([[[0.9, 0.0, 0.9]], [[0.1, 1.0, 0.1]]]))
-    assert vote(scores, np.zeros((1, 3), int), weight).tolist() == [[0, 1, 0] if weight == 0 else [1, 1, 1]]
+    assert vote(scores, np.zeros((1, 3), int), weight).tolist() == [
+        [0, 1, 0] if weight == 0 else [1, 1, 1]
+    ]
 
 
 def test_vote_with_certain_pixels_gives_back_the_semantic_map():
@@ -338,10 +376,19 @@ def test_vote_with_a_weight_out_of_range(weight):
 
 
 @pytest.mark.parametrize(
-    "region", [np.zeros((4, 5), int), np.zeros((5, 4, 1), int), np.full((5, 4), -1), np.array([[0, -1, 0, 0]] * 5)]
+    "region",
+    [
+        np.zeros((4, 5), int),
+        np.zeros((5, 4, 1), int),
+        np.full((5, 4), -1),
+        np.array([[0, -1, 0, 0]] * 5),
+    ],
 )
 def test_vote_refuses_what_does_not_fit(region):
-    with pytest.raises(ValueError, match=r"log_probabilities has shape \(3, 5, 4\), region .*; expected \(C, H, W\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"log_probabilities has shape \(3, 5, 4\), region .*; expected \(C, H, W\)",
+    ):
         vote(np.zeros((3, 5, 4)), region)
 
 
@@ -349,9 +396,12 @@ def test_vote_refuses_what_does_not_fit(region):
 
 
 def test_fuse_by_hand():
-    """The leaking horizon again, and a ball that half of its pixels call sky: the region map settles both."""
+    """The leaking horizon again, and a ball that half of its pixels call sky: the region map
+    settles both."""
     region, probabilities, semantic = horizon(slice(12, 24))
-    semantic[:, 20:24, 4:6] = np.array([0.55, 0.45])[:, None, None]  # in the ground, leaning towards sky
+    semantic[:, 20:24, 4:6] = np.array([0.55, 0.45])[
+        :, None, None
+    ]  # in the ground, leaning towards sky
     logs = {"semantic": np.log(semantic), "region": np.log(probabilities)}
     classes, regions = fuse(logs, smoothing=0.5, threshold=0.5, edge_weight=1.0, vote_weight=1.0)
     assert classes.dtype == regions.dtype == np.int64
@@ -364,7 +414,10 @@ def test_fuse_by_hand():
 @pytest.mark.parametrize("seed", range(5))
 def test_fuse_is_decoding_and_vote(seed):
     probabilities, semantic = random_probabilities(seed), random_semantic(seed)
-    logs = {"semantic": np.log(semantic).astype(np.float32), "region": np.log(probabilities).astype(np.float32)}
+    logs = {
+        "semantic": np.log(semantic).astype(np.float32),
+        "region": np.log(probabilities).astype(np.float32),
+    }
     classes, regions = fuse(logs, 0.6, smoothing=0.4, threshold=0.45, edge_weight=0.3)
     expected = decode_regions(probabilities, 0.4, 0.45, semantic, 0.3)
     np.testing.assert_array_equal(regions, expected)
@@ -382,7 +435,9 @@ METHODS = [
 
 def painted(region: np.ndarray) -> np.ndarray:
     """A flat colour a region, all far apart."""
-    colours = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255)], np.uint8)
+    colours = np.array(
+        [(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255)], np.uint8
+    )
     return colours[region]
 
 
@@ -391,7 +446,9 @@ def painted(region: np.ndarray) -> np.ndarray:
 def test_classical_methods_find_flat_colours(method, parameters, seed):
     region = blobs(seed)
     found = method(painted(region), **parameters)
-    assert_partition(found, (48, 48), connected=method is not felzenszwalb_regions)  # its regions are 8-connected
+    assert_partition(
+        found, (48, 48), connected=method is not felzenszwalb_regions
+    )  # its regions are 8-connected
     assert covering(region, found) > 0.93
 
 
@@ -420,13 +477,18 @@ def test_kmeans_separates_areas_of_one_colour():
 
 
 def test_gradient_is_measured_per_pixel():
-    """A red ramp of 2 grey levels a pixel: above its slope the threshold makes all of it a marker, below it does not."""
+    """A red ramp of 2 grey levels a pixel: above its slope the threshold makes all of it a marker,
+    below it does not."""
     image = np.zeros((12, 40, 3), np.uint8)
     image[..., 0] = 2 * np.arange(40)
     slope = 2 / 255
     assert gradient_watershed_regions(image, 0.0, 1.05 * slope).max() == 0
-    assert gradient_watershed_regions(image, 0.0, 0.95 * slope).max() == 1  # only the frame's edges are flat enough
+    assert (
+        gradient_watershed_regions(image, 0.0, 0.95 * slope).max() == 1
+    )  # only the frame's edges are flat enough
 
 
 def test_gradient_watershed_without_markers_is_one_region():
-    np.testing.assert_array_equal(gradient_watershed_regions(painted(blobs(0)), 1.0, 0.0), np.zeros((48, 48)))
+    np.testing.assert_array_equal(
+        gradient_watershed_regions(painted(blobs(0)), 1.0, 0.0), np.zeros((48, 48))
+    )

@@ -28,7 +28,9 @@ def test_logits_have_the_pictures_size_and_every_parameter_learns(decoder):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_budget_of_parameters_is_that_of_the_single_task_network(decoder):
-    ours = count_parameters(FusionModel(SEMANTIC, **{**recipes.PHOTOGRAPHS.model, "pretrained": False}))
+    ours = count_parameters(
+        FusionModel(SEMANTIC, **{**recipes.PHOTOGRAPHS.model, "pretrained": False})
+    )
     assert 0.95 < count_parameters(rival(decoder)) / ours < 1.05
 
 
@@ -48,12 +50,18 @@ def test_encoder_is_the_same_and_sees_normalised_pictures(decoder):
 def test_unknown_decoder_and_other_tasks():
     with pytest.raises(ValueError, match="decoder is 'PSPNet'; expected one of: Unet, FPN, LRASPP"):
         Rival(SEMANTIC, "PSPNet")
-    with pytest.raises(ValueError, match=r"outputs has the tasks \['semantic', 'region'\]; expected the semantic task alone"):
+    with pytest.raises(
+        ValueError,
+        match=r"outputs has the tasks \['semantic', 'region'\]; expected the semantic task alone",
+    ):
         Rival(recipes.TASKS, "FPN")
 
 
 def test_without_the_library_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
-    with pytest.raises(ModuleNotFoundError, match=r"this decoder needs segmentation_models_pytorch; .*fusion_lib\[rivals\]"):
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"this decoder needs segmentation_models_pytorch; .*fusion_lib\[rivals\]",
+    ):
         rival("Unet")
     assert rival("LRASPP")  # torchvision's needs nothing

@@ -1,8 +1,9 @@
-"""The command behind `make run`: what it says when it is called wrongly, and the rows of its tables."""
+"""The command behind `make run`: what it says when it is called wrongly, and the rows of its
+tables."""
 
 import pytest
-
 from examples import RECIPE, Reads
+
 from fusion_lib import recipes, run
 from fusion_lib.checkpoints import load_checkpoint
 
@@ -10,7 +11,9 @@ DECODING = {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight
 PARTITION = {"covering", "VI bits", "adapted Rand error"}
 
 
-@pytest.mark.parametrize("arguments", [["scense"], ["Scenes"], [], ["scenes", "stanford_background"]])
+@pytest.mark.parametrize(
+    "arguments", [["scense"], ["Scenes"], [], ["scenes", "stanford_background"]]
+)
 def test_misspelt_data_set_gets_the_list_of_names(arguments, capsys):
     assert run.main(arguments) == 2
     message = capsys.readouterr().err
@@ -22,15 +25,30 @@ def test_row_of_a_fused_model_has_argmax_vote_and_fused_map():
     model = Reads("semantic", "region")
     row = run._row(model, RECIPE, DECODING, minutes=1.5)
     scores = recipes.scores(model, RECIPE, DECODING)
-    assert set(row) == {"minutes", "mIoU argmax", "mIoU vote", "mIoU fused", "pixel accuracy", *PARTITION}
-    for column, name in (("mIoU argmax", "semantic"), ("mIoU vote", "voted"), ("mIoU fused", "fused")):
+    assert set(row) == {
+        "minutes",
+        "mIoU argmax",
+        "mIoU vote",
+        "mIoU fused",
+        "pixel accuracy",
+        *PARTITION,
+    }
+    for column, name in (
+        ("mIoU argmax", "semantic"),
+        ("mIoU vote", "voted"),
+        ("mIoU fused", "fused"),
+    ):
         assert row[column] == scores[name]["miou"]
     assert row["covering"] == scores["partition"]["covering"] and row["minutes"] == 1.5
     assert len({row["mIoU argmax"], row["mIoU vote"], row["mIoU fused"]}) == 3
 
 
 def test_row_of_a_single_task_has_what_it_can_have():
-    assert set(run._row(Reads("semantic"), RECIPE, {}, 1.0)) == {"minutes", "mIoU argmax", "pixel accuracy"}
+    assert set(run._row(Reads("semantic"), RECIPE, {}, 1.0)) == {
+        "minutes",
+        "mIoU argmax",
+        "pixel accuracy",
+    }
     decoding = {"smoothing": 0.5, "threshold": 0.6}
     assert set(run._row(Reads("region"), RECIPE, decoding, 1.0)) == {"minutes", *PARTITION}
 
@@ -53,29 +71,55 @@ def test_every_model_is_trained_decoded_and_tested(name, tmp_path):
 def test_scoreboard_leaves_out_columns_that_no_row_has(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "ROOT", tmp_path)
     path = tmp_path / "a" / "b.md"
-    run.scoreboard({"one": {"mIoU fused": 0.5, "minutes": 1.0}, "two": {"covering": 0.25}}, "Title", path)
+    run.scoreboard(
+        {"one": {"mIoU fused": 0.5, "minutes": 1.0}, "two": {"covering": 0.25}}, "Title", path
+    )
     assert path.read_text().splitlines() == [
-        "Title", "", "| | mIoU fused | covering | minutes |", "|---|---|---|---|",
-        "| one | 0.500 |  | 1.0 |", "| two |  | 0.250 |  |",
-    ]  # fmt: skip
+        "Title",
+        "",
+        "| | mIoU fused | covering | minutes |",
+        "|---|---|---|---|",
+        "| one | 0.500 |  | 1.0 |",
+        "| two |  | 0.250 |  |",
+    ]
     assert "written to a/b.md" in capsys.readouterr().out
 
 
 def test_table_of_stored_rows(monkeypatch):
-    """Mean and standard deviation of the rows that were asked for; what no row measured has no column."""
+    """Mean and standard deviation of the rows that were asked for; what no row measured has no
+    column."""
     rows = [
-        {"model": model, "seed": seed, "epochs": epochs, **dict.fromkeys(run.TABLE.values()), "miou": miou, "covering": covering}
+        {
+            "model": model,
+            "seed": seed,
+            "epochs": epochs,
+            **dict.fromkeys(run.TABLE.values()),
+            "miou": miou,
+            "covering": covering,
+        }
         for model, seed, epochs, miou, covering in (
-            ("b", 0, 30, 0.5, None), ("b", 1, 30, 0.7, None), ("a", 0, 30, 0.25, 0.8), ("a", 0, 3, 0.1, 0.1),
+            ("b", 0, 30, 0.5, None),
+            ("b", 1, 30, 0.7, None),
+            ("a", 0, 30, 0.25, 0.8),
+            ("a", 0, 3, 0.1, 0.1),
         )
-    ]  # fmt: skip
+    ]
     monkeypatch.setattr(run.experiments, "results", {"some": rows}.get)
     assert run.results_table("some", epochs=30).splitlines() == [
-        "| | runs | mIoU argmax | covering |", "|---|---|---|---|", "| b | 2 | 0.600 ± 0.141 |  |", "| a | 1 | 0.250 | 0.800 |",
-    ]  # fmt: skip
+        "| | runs | mIoU argmax | covering |",
+        "|---|---|---|---|",
+        "| b | 2 | 0.600 ± 0.141 |  |",
+        "| a | 1 | 0.250 | 0.800 |",
+    ]
 
 
 def test_table_of_runs_of_unequal_length(monkeypatch):
-    rows = [{"model": "a", "epochs": epochs, **dict.fromkeys(run.TABLE.values()), "miou": miou} for epochs, miou in ((16.0, 0.5), (22.0, 0.75))]
+    rows = [
+        {"model": "a", "epochs": epochs, **dict.fromkeys(run.TABLE.values()), "miou": miou}
+        for epochs, miou in ((16.0, 0.5), (22.0, 0.75))
+    ]
     monkeypatch.setattr(run.experiments, "results", {"some": rows}.get)
-    assert run.results_table("some").splitlines()[2:] == ["| a, 16 epochs | 1 | 0.500 |", "| a, 22 epochs | 1 | 0.750 |"]
+    assert run.results_table("some").splitlines()[2:] == [
+        "| a, 16 epochs | 1 | 0.500 |",
+        "| a, 22 epochs | 1 | 0.750 |",
+    ]

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from examples import random_region_map
 from scipy import ndimage
 
-from examples import random_region_map
 from fusion_lib import scenes
 from fusion_lib.datasets import Scenes, data_folder
 
@@ -47,7 +47,9 @@ def test_types_ranges_and_number_of_things(seed):
     assert set(scenes.STUFF) | set(scenes.THINGS) == set(range(len(scenes.CLASSES)))
 
 
-@pytest.mark.parametrize("knobs", [{"light": 0.5}, {"light_slope": 0.9}, {"noise": 0.3}, {"noise": 0.0}])
+@pytest.mark.parametrize(
+    "knobs", [{"light": 0.5}, {"light_slope": 0.9}, {"noise": 0.3}, {"noise": 0.0}]
+)
 @pytest.mark.parametrize("seed", SEEDS[:3])
 def test_light_and_noise_change_the_image_and_no_label(seed, knobs):
     scene = scenes.sample_scene(seed)
@@ -59,7 +61,8 @@ def test_light_and_noise_change_the_image_and_no_label(seed, knobs):
 
 
 @pytest.mark.parametrize(
-    "knobs", [{"scale": 1.5}, {"rotation": 20}, {"perspective": 0.4}, {"occlusion": 0.8}, {"time": 2.0}]
+    "knobs",
+    [{"scale": 1.5}, {"rotation": 20}, {"perspective": 0.4}, {"occlusion": 0.8}, {"time": 2.0}],
 )
 def test_camera_and_time_move_the_labels(knobs):
     scene = scenes.sample_scene(2)
@@ -74,8 +77,12 @@ def test_darker_light_gives_a_darker_image():
 
 def test_light_slope_brightens_the_right_side():
     scene = dataclasses.replace(scenes.sample_scene(3), light_slope=(0.0, 0.0))
-    flat, sloped = (scenes.render(scene, light_slope=slope, noise=0)[0].astype(float) for slope in (0.0, 0.8))
-    assert (sloped[:, -10:] - flat[:, -10:]).mean() > 5 and (sloped[:, :10] - flat[:, :10]).mean() < -5
+    flat, sloped = (
+        scenes.render(scene, light_slope=slope, noise=0)[0].astype(float) for slope in (0.0, 0.8)
+    )
+    assert (sloped[:, -10:] - flat[:, -10:]).mean() > 5 and (
+        sloped[:, :10] - flat[:, :10]
+    ).mean() < -5
 
 
 def test_noise_has_the_stated_standard_deviation():
@@ -89,7 +96,9 @@ def test_noise_has_the_stated_standard_deviation():
 def test_rotation_by_a_quarter_turn_turns_the_labels(seed):
     scene = scenes.sample_scene(seed)
     upright, turned = scenes.render(scene)[1], scenes.render(scene, rotation=90)[1]
-    assert (np.rot90(upright) == turned).mean() > 0.995  # the rest: ties on an edge, and tiny fragments
+    assert (
+        np.rot90(upright) == turned
+    ).mean() > 0.995  # the rest: ties on an edge, and tiny fragments
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -103,12 +112,32 @@ def test_scale_two_is_the_middle_of_a_picture_twice_as_large(seed):
 
 
 def test_semantic_labels_of_one_ball_by_hand():
-    """Every pixel of a scene with a horizon, a lake and one moving ball, decided by plain inequalities."""
+    """Every pixel of a scene with a horizon, a lake and one moving ball, decided by plain
+    inequalities."""
     colours = np.full((2, 3), 0.5)
-    ball = scenes.Thing(scenes.BALL, x=0.4, y=0.8, width=0.3, height=0.3, speed=0.1, ambiguity=0.0,
-                        colours=colours, texture=0, period=0.1, angle=0.0)  # fmt: skip
-    scene = scenes.Scene(seed=0, horizon=0.4, tilt=0.0, shore=(0.9, 0.9, 0.2, 0.2), light=1.0, light_slope=(0, 0),
-                         stuff_colours=np.full((3, 2, 3), 0.5), things=(ball,))  # fmt: skip
+    ball = scenes.Thing(
+        scenes.BALL,
+        x=0.4,
+        y=0.8,
+        width=0.3,
+        height=0.3,
+        speed=0.1,
+        ambiguity=0.0,
+        colours=colours,
+        texture=0,
+        period=0.1,
+        angle=0.0,
+    )
+    scene = scenes.Scene(
+        seed=0,
+        horizon=0.4,
+        tilt=0.0,
+        shore=(0.9, 0.9, 0.2, 0.2),
+        light=1.0,
+        light_slope=(0, 0),
+        stuff_colours=np.full((3, 2, 3), 0.5),
+        things=(ball,),
+    )
     _, semantic, region = scenes.render(scene, size=20, time=1.0)
     expected = np.empty((20, 20), int)
     for row in range(20):
@@ -117,15 +146,20 @@ def test_semantic_labels_of_one_ball_by_hand():
             label = scenes.SKY if y < 0.4 else scenes.GROUND
             if label == scenes.GROUND and (x - 0.9) ** 2 + (y - 0.9) ** 2 < 0.2**2:
                 label = scenes.WATER
-            if (x - 0.5) ** 2 + (y - 0.65) ** 2 < 0.15**2:  # foot at x = 0.4 + 0.1, middle half a height above it
+            if (x - 0.5) ** 2 + (
+                y - 0.65
+            ) ** 2 < 0.15**2:  # foot at x = 0.4 + 0.1, middle half a height above it
                 label = scenes.BALL
             expected[row, column] = label
     np.testing.assert_array_equal(semantic, expected)
-    assert sorted(np.bincount(region.ravel())) == sorted(np.bincount(expected.ravel())[[0, 1, 2, 6]])
+    assert sorted(np.bincount(region.ravel())) == sorted(
+        np.bincount(expected.ravel())[[0, 1, 2, 6]]
+    )
 
 
 def test_class_depends_on_shape_and_place_never_on_colour():
-    """A scene repainted in other colours keeps its labels; ball and balloon have the same silhouette."""
+    """A scene repainted in other colours keeps its labels; ball and balloon have the same
+    silhouette."""
     scene = scenes.sample_scene(7)
     things = tuple(dataclasses.replace(thing, colours=1 - thing.colours) for thing in scene.things)
     repainted = dataclasses.replace(scene, things=things, stuff_colours=scene.stuff_colours[::-1])
@@ -134,7 +168,9 @@ def test_class_depends_on_shape_and_place_never_on_colour():
     assert (image != other_image).mean() > 0.3
     np.testing.assert_array_equal(semantic, other_semantic)
     u, v = np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-0.5, 1.5, 41))
-    ball, balloon = (dataclasses.replace(scene.things[0], kind=kind) for kind in (scenes.BALL, scenes.BALLOON))
+    ball, balloon = (
+        dataclasses.replace(scene.things[0], kind=kind) for kind in (scenes.BALL, scenes.BALLOON)
+    )
     np.testing.assert_array_equal(scenes._shape(ball, u, v)[0], scenes._shape(balloon, u, v)[0])
 
 
@@ -178,7 +214,8 @@ def test_every_class_occurs_often_enough_to_be_measured():
 
 @pytest.mark.parametrize("split", scenes.SPLITS)
 def test_generator_reproduces_the_shipped_files(split):
-    """Labels exactly; images within one grey level, because the last bit of a sine may differ between machines."""
+    """Labels exactly; images within one grey level, because the last bit of a sine may differ
+    between machines."""
     data = Scenes(split)
     for index, seed in enumerate(scenes.SPLITS[split]):
         image, semantic, region = scenes.render(scenes.sample_scene(seed))
@@ -198,16 +235,22 @@ def test_sha256_list_holds_for_every_file_in_it():
 
 
 def test_generate_writes_splits_that_the_data_set_reads(tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes, "SPLITS", {"train": range(3), "val": range(5, 7), "test": range(9, 10)})
+    monkeypatch.setattr(
+        scenes, "SPLITS", {"train": range(3), "val": range(5, 7), "test": range(9, 10)}
+    )
     scenes.generate(tmp_path / "new" / "folder")
     for split, count in (("train", 3), ("val", 2), ("test", 1)):
         assert len(Scenes(split, folder=tmp_path / "new" / "folder")) == count
-    np.testing.assert_array_equal(Scenes("val", folder=tmp_path / "new" / "folder").read(1)[0],
-                                  scenes.render(scenes.sample_scene(6))[0])  # fmt: skip
+    np.testing.assert_array_equal(
+        Scenes("val", folder=tmp_path / "new" / "folder").read(1)[0],
+        scenes.render(scenes.sample_scene(6))[0],
+    )
 
 
 def test_generator_command_without_a_folder_says_how_it_is_called():
-    answer = subprocess.run([sys.executable, "-m", "fusion_lib.scenes"], capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-m", "fusion_lib.scenes"], capture_output=True, text=True
+    )
     assert answer.returncode != 0 and "usage: python -m fusion_lib.scenes FOLDER" in answer.stderr
 
 
@@ -220,9 +263,19 @@ def test_sample_scene_refuses_knobs_outside_0_to_1(knob, value):
 
 @pytest.mark.parametrize(
     "knob, value",
-    [("size", 0), ("scale", 0.0), ("scale", -1.0), ("noise", -0.1), ("light", -0.5), ("occlusion", 1.5),
-     ("occlusion", -0.1), ("perspective", 2.5), ("scale", float("nan")), ("time", float("inf"))],
-)  # fmt: skip
+    [
+        ("size", 0),
+        ("scale", 0.0),
+        ("scale", -1.0),
+        ("noise", -0.1),
+        ("light", -0.5),
+        ("occlusion", 1.5),
+        ("occlusion", -0.1),
+        ("perspective", 2.5),
+        ("scale", float("nan")),
+        ("time", float("inf")),
+    ],
+)
 def test_render_refuses_impossible_knobs(knob, value):
     with pytest.raises(ValueError, match=rf"{knob} is {value}; expected"):
         scenes.render(scenes.sample_scene(0), **{knob: value})
@@ -249,31 +302,64 @@ def test_colour_similarity_brings_neighbours_colours_together():
 
 def test_shape_ambiguity_sets_the_range_of_lost_details():
     for knob in (0.0, 0.3, 1.0):
-        lost = [t.ambiguity for seed in range(40) for t in scenes.sample_scene(seed, shape_ambiguity=knob).things]
+        lost = [
+            t.ambiguity
+            for seed in range(40)
+            for t in scenes.sample_scene(seed, shape_ambiguity=knob).things
+        ]
         assert max(lost) <= knob and max(lost) >= 0.9 * knob
 
 
 def scene_of_balls(*places: tuple[float, float]) -> scenes.Scene:
     """Balls of diameter 0.2 whose middles are at the given (x, y), on plain ground."""
     balls = tuple(
-        scenes.Thing(scenes.BALL, x, y + 0.1, 0.2, 0.2, 0.0, 0.0, np.full((2, 3), 0.5), texture=0, period=0.1, angle=0.0)
+        scenes.Thing(
+            scenes.BALL,
+            x,
+            y + 0.1,
+            0.2,
+            0.2,
+            0.0,
+            0.0,
+            np.full((2, 3), 0.5),
+            texture=0,
+            period=0.1,
+            angle=0.0,
+        )
         for x, y in places
     )
     stuff = np.full((3, 2, 3), 0.5)
-    return scenes.Scene(seed=0, horizon=-9.0, tilt=0.0, shore=None, stuff_colours=stuff, light=1.0, light_slope=(0, 0), things=balls)
+    return scenes.Scene(
+        seed=0,
+        horizon=-9.0,
+        tilt=0.0,
+        shore=None,
+        stuff_colours=stuff,
+        light=1.0,
+        light_slope=(0, 0),
+        things=balls,
+    )
 
 
-@pytest.mark.parametrize("occlusion, middles", [(0.0, (0.3, 0.7)), (0.5, (0.4, 0.6)), (1.0, (0.5, 0.5))])
+@pytest.mark.parametrize(
+    "occlusion, middles", [(0.0, (0.3, 0.7)), (0.5, (0.4, 0.6)), (1.0, (0.5, 0.5))]
+)
 def test_occlusion_moves_things_towards_their_mean_place(occlusion, middles):
-    semantic = scenes.render(scene_of_balls((0.3, 0.5), (0.7, 0.5)), size=100, occlusion=occlusion)[1]
+    semantic = scenes.render(scene_of_balls((0.3, 0.5), (0.7, 0.5)), size=100, occlusion=occlusion)[
+        1
+    ]
     x = (np.nonzero((semantic == scenes.BALL).any(0))[0] + 0.5) / 100
-    assert x.min() == pytest.approx(middles[0] - 0.1, abs=0.011) and x.max() == pytest.approx(middles[1] + 0.1, abs=0.011)
+    assert x.min() == pytest.approx(middles[0] - 0.1, abs=0.011) and x.max() == pytest.approx(
+        middles[1] + 0.1, abs=0.011
+    )
 
 
 def test_perspective_enlarges_what_is_below():
     semantic = scenes.render(scene_of_balls((0.5, 0.2), (0.5, 0.8)), size=100, perspective=0.6)[1]
     above, below = ((half == scenes.BALL).sum() for half in (semantic[:50], semantic[50:]))
-    assert below > 1.3 * np.pi * 10**2 > np.pi * 10**2 > 1.3 * above  # without perspective a ball has 314 pixels
+    assert (
+        below > 1.3 * np.pi * 10**2 > np.pi * 10**2 > 1.3 * above
+    )  # without perspective a ball has 314 pixels
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -292,7 +378,12 @@ def test_connected_regions_against_a_flood_fill(seed):
             inside = 0 <= row < ids.shape[0] and 0 <= column < ids.shape[1]
             if inside and ids[row, column] == ids[start] and expected[row, column] < 0:
                 expected[row, column] = number
-                stack += [(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)]
+                stack += [
+                    (row + 1, column),
+                    (row - 1, column),
+                    (row, column + 1),
+                    (row, column - 1),
+                ]
         number += 1
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.int64
@@ -302,5 +393,9 @@ def test_connected_regions_by_hand():
     ids = np.array([[3, 3, 7], [9, 3, 3], [3, -5, 3]])
     expected = [[0, 0, 1], [2, 0, 0], [3, -1, 0]]
     np.testing.assert_array_equal(scenes.connected_regions(ids), expected)
-    np.testing.assert_array_equal(scenes.connected_regions(np.zeros((2, 2), np.uint8)), [[0, 0], [0, 0]])
-    np.testing.assert_array_equal(scenes.connected_regions(np.full((2, 2), -1)), [[-1, -1], [-1, -1]])
+    np.testing.assert_array_equal(
+        scenes.connected_regions(np.zeros((2, 2), np.uint8)), [[0, 0], [0, 0]]
+    )
+    np.testing.assert_array_equal(
+        scenes.connected_regions(np.full((2, 2), -1)), [[-1, -1], [-1, -1]]
+    )

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-
 from examples import tiny_loaders, tiny_model
+
 from fusion_lib import speed, training
 from fusion_lib.losses import FusionLoss
 
@@ -15,7 +15,9 @@ CPU = torch.device("cpu")
 def test_every_switch_can_be_timed():
     rates = speed.ladder(CPU, (32, 32), 2, steps=1, compile=False)
     assert tuple(rates) == ("plain", *speed.SWITCHES)
-    assert all(rates[name] > 0 for name in list(rates)[:-1]) and rates["compiled"].startswith("left out")
+    assert all(rates[name] > 0 for name in list(rates)[:-1]) and rates["compiled"].startswith(
+        "left out"
+    )
 
 
 def test_rates_are_those_of_the_median_turn(monkeypatch):
@@ -49,7 +51,9 @@ def test_what_does_not_compile_is_left_out_with_the_reason(monkeypatch):
 def test_run_goes_on_without_the_compiler(monkeypatch, capsys):
     plain = training.train(tiny_model(), FusionLoss(), *tiny_loaders(), epochs=2, device=CPU)
     monkeypatch.setattr(torch, "compile", broken)
-    history = training.train(tiny_model(), FusionLoss(), *tiny_loaders(), epochs=2, device=CPU, compile=True)
+    history = training.train(
+        tiny_model(), FusionLoss(), *tiny_loaders(), epochs=2, device=CPU, compile=True
+    )
     assert history[-1]["val_total"] == plain[-1]["val_total"]
     assert capsys.readouterr().out == "not compiled: RuntimeError: no compiler\n"
 
@@ -64,7 +68,9 @@ def silent(images):
 
 
 def test_trying_a_compiled_model_leaves_no_trace(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda model: model)  # the compiler itself is PyTorch's to test
+    monkeypatch.setattr(
+        torch, "compile", lambda model: model
+    )  # the compiler itself is PyTorch's to test
     model = tiny_model().train()
     before = {name: values.clone() for name, values in model.state_dict().items()}
     faster, problem = training.compiled(model, torch.rand(2, 3, 16, 16))
@@ -119,14 +125,24 @@ def test_limits_are_those_of_a_product_and_a_copy():
 def test_needs_of_a_picture_grow_with_its_pixels():
     small, large = (speed.needs(CPU, (side, side), 2) for side in (32, 64))
     assert large["operations"] == pytest.approx(4 * small["operations"], rel=0.05)
-    assert 1.5 * small["bytes"] < large["bytes"] < 4 * small["bytes"]  # parameters are read whatever the picture
+    assert (
+        1.5 * small["bytes"] < large["bytes"] < 4 * small["bytes"]
+    )  # parameters are read whatever the picture
 
 
 def test_report_is_kept_beside_those_of_other_devices(tmp_path, monkeypatch, capsys):
     rates = {"plain": 2.0, "no waiting": 3.0, "compiled": "left out: no compiler"}
-    measured = {"torch": "2.9", "size": [240, 320], "batch": 8, "rates": rates, "data": {"loader on the CPU": 30.0}, "fused_over_two": 0.5,
-                "limits": {"operations": 1e11, "bytes": 2e10}, "needs": {"operations": 1e10, "bytes": 5e8},
-                "rivals": {"semantic only": 5.0, "LRASPP": 6.0}}  # fmt: skip
+    measured = {
+        "torch": "2.9",
+        "size": [240, 320],
+        "batch": 8,
+        "rates": rates,
+        "data": {"loader on the CPU": 30.0},
+        "fused_over_two": 0.5,
+        "limits": {"operations": 1e11, "bytes": 2e10},
+        "needs": {"operations": 1e10, "bytes": 5e8},
+        "rivals": {"semantic only": 5.0, "LRASPP": 6.0},
+    }
     monkeypatch.setattr(speed, "report", lambda device, steps, batch_size: measured)
     monkeypatch.setattr(speed, "STORED", tmp_path / "speed.json")
     (tmp_path / "speed.json").write_text('{"a GPU": 1}')
@@ -136,14 +152,24 @@ def test_report_is_kept_beside_those_of_other_devices(tmp_path, monkeypatch, cap
     stored = json.loads((tmp_path / "speed.json").read_text())
     assert stored.pop("a GPU") == 1 and list(stored.values()) == [measured]
     said = capsys.readouterr().out
-    assert "no waiting                3.0 pictures a second, 1.50 of plain" in said and "compiled             left out: no compiler" in said
-    assert "10.00 G operations a picture; the device does 100 G operations a second, enough for 10 pictures; reached: 30%" in said
-    assert "0.50 GB a picture; the device does 20 GB a second, enough for 40 pictures; reached: 8%" in said
+    assert (
+        "no waiting                3.0 pictures a second, 1.50 of plain" in said
+        and "compiled             left out: no compiler" in said
+    )
+    assert (
+        "10.00 G operations a picture; the device does 100 G operations a second, enough for 10"
+        " pictures; reached: 30%" in said
+    )
+    assert (
+        "0.50 GB a picture; the device does 20 GB a second, enough for 40 pictures; reached: 8%"
+        in said
+    )
     assert "LRASPP                    6.0 pictures a second, 1.20 of semantic only" in said
 
 
 def test_rivals_are_timed_in_turns_with_our_networks(monkeypatch):
-    """Five turns; the rate is that of the median time, 2 pictures in 1, 2, ... 5 seconds for the first to the last network."""
+    """Five turns; the rate is that of the median time, 2 pictures in 1, 2, ... 5 seconds for the
+    first to the last network."""
     seen = []
 
     def time_step(network, images, precision, repeats):
@@ -153,5 +179,7 @@ def test_rivals_are_timed_in_turns_with_our_networks(monkeypatch):
 
     monkeypatch.setattr(training, "time_step", time_step)
     rates = speed.decoder_rates(CPU, 2)
-    assert rates == pytest.approx({"semantic only": 2.0, "own decoders": 1.0, "Unet": 2 / 3, "FPN": 0.5, "LRASPP": 0.4})
+    assert rates == pytest.approx(
+        {"semantic only": 2.0, "own decoders": 1.0, "Unet": 2 / 3, "FPN": 0.5, "LRASPP": 0.4}
+    )
     assert seen == [(2, 3, 256, 320)] * 25

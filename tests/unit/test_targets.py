@@ -5,10 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from examples import SEEDS, permuted_ids, random_region_map
 from skimage.segmentation import find_boundaries
 
-from examples import SEEDS, permuted_ids, random_region_map
-from fusion_lib.targets import BOUNDARY, CORE, RIM, RegionTarget, boundary_mask, class_weights, region_target
+from fusion_lib.targets import (
+    BOUNDARY,
+    CORE,
+    RIM,
+    RegionTarget,
+    boundary_mask,
+    class_weights,
+    region_target,
+)
 
 VOID = 255
 TAUS = (0.5, 1.5, 3.0, 50.0)
@@ -20,7 +28,11 @@ def brute_boundary(region: np.ndarray) -> np.ndarray:
     for y in range(height):
         for x in range(width):
             for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-                if 0 <= y + dy < height and 0 <= x + dx < width and region[y, x] != -1 != region[y + dy, x + dx]:
+                if (
+                    0 <= y + dy < height
+                    and 0 <= x + dx < width
+                    and region[y, x] != -1 != region[y + dy, x + dx]
+                ):
                     mask[y, x] |= bool(region[y, x] != region[y + dy, x + dx])
     return mask
 
@@ -64,10 +76,13 @@ def test_diagonal_neighbours_are_no_boundary():
 
 
 def test_target_of_a_row_by_hand():
-    """Nine pixels against five: distances 8..1 0 | 0 1 2 3 4. The deep region's rim ends at tau, the other's at 2."""
+    """Nine pixels against five: distances 8..1 0 | 0 1 2 3 4. The deep region's rim ends at tau,
+    the other's at 2."""
     row = np.array([[0] * 9 + [1] * 5])
     b, r, c = BOUNDARY, RIM, CORE
-    np.testing.assert_array_equal(region_target(row, 3), [[c, c, c, c, c, c, r, r, b, b, r, c, c, c]])
+    np.testing.assert_array_equal(
+        region_target(row, 3), [[c, c, c, c, c, c, r, r, b, b, r, c, c, c]]
+    )
     np.testing.assert_array_equal(region_target(row, 1), [[c] * 8 + [b, b] + [c] * 4])
     np.testing.assert_array_equal(region_target(row, 100), [[c] * 5 + [r] * 3 + [b, b, r, c, c, c]])
 
@@ -76,7 +91,9 @@ def test_distances_are_euclidean():
     region = np.zeros((7, 7), int)
     region[0, 0] = 1  # boundary pixels: (0, 0), (0, 1), (1, 0)
     target = region_target(region, 2.2)
-    assert target[2, 2] == CORE  # sqrt(5) from (1, 0); a city-block distance of 3, a chessboard distance of 2
+    assert (
+        target[2, 2] == CORE
+    )  # sqrt(5) from (1, 0); a city-block distance of 3, a chessboard distance of 2
     assert target[2, 1] == RIM and target[3, 0] == RIM and target[3, 1] == CORE
     assert target[0, 0] == CORE and target[0, 1] == BOUNDARY
 
@@ -118,7 +135,9 @@ def test_boundary_against_brute_force(seed):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_boundary_against_scikit_image(seed):
     region = random_region_map(seed, void=False)
-    np.testing.assert_array_equal(boundary_mask(region), find_boundaries(region, connectivity=1, mode="thick"))
+    np.testing.assert_array_equal(
+        boundary_mask(region), find_boundaries(region, connectivity=1, mode="thick")
+    )
 
 
 @pytest.mark.parametrize("tau", TAUS)
@@ -137,7 +156,9 @@ def test_permuting_ids_changes_nothing(seed):
     for tau in TAUS:
         expected = region_target(region, tau)
         for permutation in range(3):
-            np.testing.assert_array_equal(region_target(permuted_ids(region, permutation), tau), expected)
+            np.testing.assert_array_equal(
+                region_target(permuted_ids(region, permutation), tau), expected
+            )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -202,13 +223,18 @@ def test_transform_adds_the_target_and_keeps_the_rest():
     region = random_region_map(4)
     sample = {"region": torch.from_numpy(region), "name": "kept"}
     seen = RegionTarget(2.5)(sample)
-    assert seen["name"] == "kept" and seen["region"] is sample["region"] and "region_target" not in sample
+    assert (
+        seen["name"] == "kept"
+        and seen["region"] is sample["region"]
+        and "region_target" not in sample
+    )
     assert seen["region_target"].dtype == torch.int64
     np.testing.assert_array_equal(seen["region_target"], region_target(region, 2.5))
 
 
 def test_class_weights_by_hand():
-    """Frequencies 1/4, 1/4, 1/2: weights proportional to 2, 2, sqrt(2); an average pixel weighs 1."""
+    """Frequencies 1/4, 1/4, 1/2: weights proportional to 2, 2, sqrt(2); an average pixel weighs
+    1."""
     targets = [np.array([[0, 1], [2, 2]]), np.array([255, 255])]
     raw = np.array([2, 2, 2**0.5])
     expected = raw / (raw[0] / 4 + raw[1] / 4 + raw[2] / 2)
@@ -225,7 +251,9 @@ def test_class_weights_against_a_plain_loop(seed):
     raw = [(pixels.count(c) / len(pixels)) ** -0.5 for c in range(3)]
     np.testing.assert_allclose(weights / weights[0], np.array(raw) / raw[0], rtol=1e-5)
     assert np.mean([weights[label] for label in pixels]) == pytest.approx(1, rel=1e-5)
-    assert sorted(weights, reverse=True) == [weights[c] for c in np.argsort([pixels.count(c) for c in range(3)])]
+    assert sorted(weights, reverse=True) == [
+        weights[c] for c in np.argsort([pixels.count(c) for c in range(3)])
+    ]
 
 
 # --- wrong input -------------------------------------------------------------------------------
@@ -234,7 +262,9 @@ def test_class_weights_against_a_plain_loop(seed):
 @pytest.mark.parametrize("function", [boundary_mask, lambda region: region_target(region, 2)])
 def test_region_map_of_wrong_dtype_or_shape(function):
     for wrong in (np.zeros((4, 4)), np.zeros((4, 4), bool)):
-        with pytest.raises(TypeError, match=rf"region has dtype {wrong.dtype}; expected integer ids \(void -1\)"):
+        with pytest.raises(
+            TypeError, match=rf"region has dtype {wrong.dtype}; expected integer ids \(void -1\)"
+        ):
             function(wrong)
     for shape in ((4,), (1, 4, 4)):
         with pytest.raises(ValueError, match=r"region has shape \(.*\); expected \(H, W\)"):
@@ -248,7 +278,9 @@ def test_tau_must_be_positive(tau):
 
 
 def test_class_weights_refuses_a_class_that_never_occurs():
-    with pytest.raises(ValueError, match=r"targets holds no pixel of class 1; counts are \[1, 0, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"targets holds no pixel of class 1; counts are \[1, 0, 2\]"
+    ):
         class_weights([np.array([0, 2, 2, 255])])
     with pytest.raises(ValueError, match="targets holds no pixel of class 0"):
         class_weights([])

@@ -1,4 +1,5 @@
-"""The training loop, its memory, and what must survive an interruption, a full disk or a bad file."""
+"""The training loop, its memory, and what must survive an interruption, a full disk or a bad
+file."""
 
 import builtins
 import errno
@@ -18,16 +19,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from examples import tiny_loaders, tiny_model, tiny_samples
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from examples import tiny_loaders, tiny_model, tiny_samples
 from fusion_lib import checkpoints, guards, training, weighting
+from fusion_lib.checkpoints import load_checkpoint, save_checkpoint
 from fusion_lib.losses import FusionLoss
 from fusion_lib.models import FusionModel, TwoNetworks
-from fusion_lib.checkpoints import load_checkpoint, save_checkpoint
 from fusion_lib.training import predict, seed_everything, train, validate
 
 CPU = torch.device("cpu")
@@ -37,12 +38,17 @@ def run(model=None, loss=None, loaders=None, epochs=3, **options):
     model = tiny_model() if model is None else model
     loaders = tiny_loaders() if loaders is None else loaders
     options = {"learning_rate": 1e-2, "device": CPU, **options}
-    return model, train(model, FusionLoss() if loss is None else loss, *loaders, epochs=epochs, **options)
+    return model, train(
+        model, FusionLoss() if loss is None else loss, *loaders, epochs=epochs, **options
+    )
 
 
 def without_times(history: list[dict]) -> list[dict]:
     """What a run of the same settings must repeat: all but its cost."""
-    return [{name: value for name, value in entry.items() if name not in ("seconds", "memory_mib")} for entry in history]
+    return [
+        {name: value for name, value in entry.items() if name not in ("seconds", "memory_mib")}
+        for entry in history
+    ]
 
 
 def assert_same_weights(one, other) -> None:
@@ -71,13 +77,23 @@ def test_seed_may_be_larger_than_numpy_takes():
 
 def test_choose_device():
     assert training.choose_device("cpu") == CPU
-    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    expected = (
+        "cuda"
+        if torch.cuda.is_available()
+        else "mps"
+        if torch.backends.mps.is_available()
+        else "cpu"
+    )
     assert training.choose_device().type == expected
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "CPU", *([] if torch.cuda.is_available() else ["cuda", "cuda:1"])])
+@pytest.mark.parametrize(
+    "name", ["gpu", "", "CPU", *([] if torch.cuda.is_available() else ["cuda", "cuda:1"])]
+)
 def test_device_that_is_not_there(name):
-    with pytest.raises(ValueError, match=rf"device is '{name}', which this machine lacks; it has \[.*'cpu'"):
+    with pytest.raises(
+        ValueError, match=rf"device is '{name}', which this machine lacks; it has \[.*'cpu'"
+    ):
         training.choose_device(name)
 
 
@@ -88,7 +104,10 @@ def test_encoder_learns_at_its_share_of_the_rate(tmp_path):
     """With a share of nearly nothing the encoder hardly moves, and all else does."""
     start, model = tiny_model(), tiny_model()
     run(model, epochs=2, encoder_factor=1e-6, folder=tmp_path, weight_decay=0.0, stop_after=1)
-    moved = {name: (values.detach() - start.state_dict()[name]).abs().max() for name, values in model.named_parameters()}
+    moved = {
+        name: (values.detach() - start.state_dict()[name]).abs().max()
+        for name, values in model.named_parameters()
+    }
     encoder = [float(change) for name, change in moved.items() if name.startswith("encoder.")]
     others = [float(change) for name, change in moved.items() if not name.startswith("encoder.")]
     assert 0 < max(encoder) < 1e-6 and min(others) > 1e-4
@@ -99,15 +118,29 @@ def test_encoder_learns_at_its_share_of_the_rate(tmp_path):
 def test_it_learns_and_tells_its_history():
     _, history = run(epochs=16)
     assert [entry["epoch"] for entry in history] == list(range(16))
-    names = {f"{split}_{part}" for split in ("train", "val") for part in ("total", "semantic", "region")}
-    names |= {"epoch", "learning_rate", "seconds", "memory_mib", "val_miou_semantic", "val_miou_region", "val_score"}
+    names = {
+        f"{split}_{part}" for split in ("train", "val") for part in ("total", "semantic", "region")
+    }
+    names |= {
+        "epoch",
+        "learning_rate",
+        "seconds",
+        "memory_mib",
+        "val_miou_semantic",
+        "val_miou_region",
+        "val_score",
+    }
     assert all(set(entry) == names for entry in history)
     assert all(entry["seconds"] > 0 and 20 < entry["memory_mib"] < 100_000 for entry in history)
     assert history[-1]["train_total"] < 0.4 * history[0]["train_total"]
     assert max(entry["val_miou_semantic"] for entry in history) > 0.9
     for entry in history:
-        assert entry["train_total"] == pytest.approx(entry["train_semantic"] + entry["train_region"], rel=1e-5)
-        assert entry["val_score"] == pytest.approx((entry["val_miou_semantic"] + entry["val_miou_region"]) / 2)
+        assert entry["train_total"] == pytest.approx(
+            entry["train_semantic"] + entry["train_region"], rel=1e-5
+        )
+        assert entry["val_score"] == pytest.approx(
+            (entry["val_miou_semantic"] + entry["val_miou_region"]) / 2
+        )
 
 
 def test_one_batch_can_be_learned_by_heart():
@@ -152,12 +185,21 @@ def test_best_epoch_stays_in_the_model(monkeypatch, tmp_path):
 
 
 def test_weights_that_broke_in_the_last_batch_are_not_kept(monkeypatch, tmp_path):
-    """A gradient can break the weights after the last loss was checked: the validation notices, nothing is saved."""
+    """A gradient can break the weights after the last loss was checked: the validation notices,
+    nothing is saved."""
     monkeypatch.setattr(
-        training, "validate",
-        lambda *args: {"val_total": math.nan, "val_semantic": math.nan, "val_region": 1.0, "val_score": 0.0},
-    )  # fmt: skip
-    with pytest.raises(FloatingPointError, match="task semantic is not finite in the validation after epoch 0"):
+        training,
+        "validate",
+        lambda *args: {
+            "val_total": math.nan,
+            "val_semantic": math.nan,
+            "val_region": 1.0,
+            "val_score": 0.0,
+        },
+    )
+    with pytest.raises(
+        FloatingPointError, match="task semantic is not finite in the validation after epoch 0"
+    ):
         run(epochs=1, folder=tmp_path)
     assert not (tmp_path / "state.pt").exists()
 
@@ -169,7 +211,8 @@ def test_a_run_of_no_epochs_is_refused(nothing):
 
 
 def one_cycle(step: int, steps: int, highest: float) -> float:
-    """Cosine from highest / 25 up to highest over 30% of the steps, and down to highest / 250,000."""
+    """Cosine from highest / 25 up to highest over 30% of the steps, and down to highest /
+    250,000."""
 
     def cosine(start, end, share):
         return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
@@ -192,7 +235,9 @@ def test_learning_rate_is_one_cycle_over_the_whole_run():
     handle = register_optimizer_step_pre_hook(look)
     try:
         _, history = run(epochs=4, learning_rate=0.02, weight_decay=0.05, gradient_clip=0.1)
-        np.testing.assert_allclose(rates, [one_cycle(step, 12, 0.02) for step in range(12)], rtol=1e-6)
+        np.testing.assert_allclose(
+            rates, [one_cycle(step, 12, 0.02) for step in range(12)], rtol=1e-6
+        )
         assert history[1]["learning_rate"] == pytest.approx(one_cycle(6, 12, 0.02))
         assert set(decays) == {0.05}
         assert max(norms) <= 0.1 * (1 + 1e-4) and min(norms) > 0.05  # clipped, all of them
@@ -204,17 +249,26 @@ def test_learning_rate_is_one_cycle_over_the_whole_run():
 
 
 def test_one_step_by_hand():
-    """AdamW's first step: p (1 - eta lambda) - eta g / (|g| + eps), with decay apart from the gradient."""
+    """AdamW's first step: p (1 - eta lambda) - eta g / (|g| + eps), with decay apart from the
+    gradient."""
     seen = {}
 
     def look(optimizer, args, kwargs):
         (group,) = optimizer.param_groups
-        seen.update(lr=group["lr"], before=[(p.detach().clone(), p.grad.clone()) for p in group["params"]])
+        seen.update(
+            lr=group["lr"], before=[(p.detach().clone(), p.grad.clone()) for p in group["params"]]
+        )
 
     loader = DataLoader(tiny_samples(2), 2)
     handle = register_optimizer_step_pre_hook(look)
     try:
-        model, _ = run(loaders=(loader, loader), epochs=1, learning_rate=0.1, weight_decay=0.5, gradient_clip=1e9)
+        model, _ = run(
+            loaders=(loader, loader),
+            epochs=1,
+            learning_rate=0.1,
+            weight_decay=0.5,
+            gradient_clip=1e9,
+        )
     finally:
         handle.remove()
     lr = seen["lr"]
@@ -224,7 +278,9 @@ def test_one_step_by_hand():
         torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is that of the whole process")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere the peak is that of the whole process"
+)
 def test_peak_memory_is_that_of_the_run_and_not_of_what_was_before():
     """In a process of its own: a large one may lose pages to the system in between."""
     code = """
@@ -270,10 +326,13 @@ def test_a_system_that_cannot_forget_the_peak_is_no_hindrance(monkeypatch):
 
 
 def test_gradients_of_one_step_do_not_leak_into_the_next():
-    """With learning rate 0 the weights stay, so the same batch gives the same gradient at every step."""
+    """With learning rate 0 the weights stay, so the same batch gives the same gradient at every
+    step."""
     norms = []
     handle = register_optimizer_step_pre_hook(
-        lambda optimizer, *_: norms.append(sum(p.grad.norm().item() for p in optimizer.param_groups[0]["params"]))
+        lambda optimizer, *_: norms.append(
+            sum(p.grad.norm().item() for p in optimizer.param_groups[0]["params"])
+        )
     )
     try:
         loader = DataLoader(tiny_samples(2), 2)
@@ -311,7 +370,9 @@ def test_all_void_batch_passes_through_a_run():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: mixed precision is not checked")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device: mixed precision is not checked"
+)
 def test_a_run_on_a_gpu(tmp_path):
     model, history = run(epochs=16, device=torch.device("cuda"), folder=tmp_path)
     assert history[-1]["train_total"] < 0.4 * history[0]["train_total"]
@@ -320,8 +381,12 @@ def test_a_run_on_a_gpu(tmp_path):
     assert_same_weights(model.cpu(), again.cpu())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: mixed precision is not checked")
-@pytest.mark.parametrize("name", ["FAMO", "DWA", "uncertainty", "observed sum", "UPGrad", "Aligned-MTL"])
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device: mixed precision is not checked"
+)
+@pytest.mark.parametrize(
+    "name", ["FAMO", "DWA", "uncertainty", "observed sum", "UPGrad", "Aligned-MTL"]
+)
 def test_a_weighting_on_a_gpu(name):
     _, history = run(epochs=8, device=torch.device("cuda"), weighting=weighting.choose(name))
     assert history[-1]["val_score"] > history[0]["val_score"]
@@ -331,7 +396,9 @@ def test_a_weighting_on_a_gpu(name):
 
 
 def test_folder_together_with_a_weighting_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="folder and weighting are both given; .* cannot be resumed, leave one out"):
+    with pytest.raises(
+        ValueError, match="folder and weighting are both given; .* cannot be resumed, leave one out"
+    ):
         run(weighting=weighting.choose("PCGrad"), folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -356,7 +423,9 @@ class Recorder(weighting.PlainSum):
 
     def after_step(self, parts):
         self.calls.append("after_step")
-        assert any(not torch.equal(p, before) for p, before in zip(self.model.parameters(), self.weights))
+        assert any(
+            not torch.equal(p, before) for p, before in zip(self.model.parameters(), self.weights)
+        )
         again = parts()  # the same batch, seen by the weights after the step
         assert again.keys() == self.before.keys() and again["total"].item() != self.before["total"]
 
@@ -378,7 +447,9 @@ def test_train_calls_the_weighting_at_every_step_and_epoch():
 def test_what_a_weighting_learns_has_no_weight_decay():
     groups = []
     handle = register_optimizer_step_pre_hook(
-        lambda optimizer, *_: groups.append([(g["weight_decay"], g["lr"], len(g["params"])) for g in optimizer.param_groups])
+        lambda optimizer, *_: groups.append(
+            [(g["weight_decay"], g["lr"], len(g["params"])) for g in optimizer.param_groups]
+        )
     )
     model = tiny_model()
     try:
@@ -396,7 +467,8 @@ def test_what_a_weighting_learns_has_no_weight_decay():
 
 
 def test_validate_by_hand():
-    """Losses are means over the batches; mIoU comes from pixel counts over all of them, absent classes left out."""
+    """Losses are means over the batches; mIoU comes from pixel counts over all of them, absent
+    classes left out."""
     model = tiny_model(outputs={"semantic": 4, "region": 3}).eval()
     samples = tiny_samples(3)
     loader = DataLoader(samples, 1)
@@ -412,10 +484,15 @@ def test_validate_by_hand():
         truth.append(label[label != 255])
         guess.append(q.argmax(0)[label != 255])
     truth, guess = np.concatenate(truth), np.concatenate(guess)
-    iou = [((truth == c) & (guess == c)).sum() / ((truth == c) | (guess == c)).sum()
-           for c in range(4) if ((truth == c) | (guess == c)).any()]  # fmt: skip
+    iou = [
+        ((truth == c) & (guess == c)).sum() / ((truth == c) | (guess == c)).sum()
+        for c in range(4)
+        if ((truth == c) | (guess == c)).any()
+    ]
     assert scores["val_semantic"] == pytest.approx(np.mean(losses), abs=1e-5)
-    assert scores["val_total"] == pytest.approx(0.5 * scores["val_semantic"] + 2 * scores["val_region"], abs=1e-5)
+    assert scores["val_total"] == pytest.approx(
+        0.5 * scores["val_semantic"] + 2 * scores["val_region"], abs=1e-5
+    )
     assert scores["val_miou_semantic"] == pytest.approx(np.mean(iou), abs=1e-6)
 
 
@@ -473,7 +550,9 @@ def noisy_loaders(pause: float = 0.0):
     return DataLoader(Noisy(pause), 2, shuffle=True), DataLoader(tiny_samples(2, seed=1), 2)
 
 
-@pytest.mark.parametrize("make", [tiny_model, lambda seed=0: TwoNetworks({"semantic": 3, "region": 3}, width=4)])
+@pytest.mark.parametrize(
+    "make", [tiny_model, lambda seed=0: TwoNetworks({"semantic": 3, "region": 3}, width=4)]
+)
 @pytest.mark.parametrize("stops", [(1, 1, 2), (3, 1)])
 def test_resumed_run_is_bit_identical(tmp_path, stops, make):
     torch.manual_seed(0)
@@ -481,7 +560,9 @@ def test_resumed_run_is_bit_identical(tmp_path, stops, make):
     torch.manual_seed(0)
     first = make(0)
     for number, stop in enumerate(stops):
-        model = first if number == 0 else make(number)  # later calls start from other weights and must not use them
+        model = (
+            first if number == 0 else make(number)
+        )  # later calls start from other weights and must not use them
         seed_everything(number)
         _, part = run(model, loaders=noisy_loaders(), epochs=4, folder=tmp_path, stop_after=stop)
         assert len(part) == sum(stops[: number + 1])
@@ -531,14 +612,17 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 def test_killed_run_goes_on_from_the_last_whole_epoch(tmp_path):
-    """kill -9 of a real process at two arbitrary moments; then the run goes on here, and ends as if undisturbed."""
+    """kill -9 of a real process at two arbitrary moments; then the run goes on here, and ends as if
+    undisturbed."""
     epochs = 20
     straight, history = run(loaders=noisy_loaders(), epochs=epochs)
     folder = tmp_path / "run"
     code = textwrap.dedent(CHILD).format(path=sys.path, epochs=epochs)
     done = []
     for delay in (0.0, 0.137):
-        child = subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)], stderr=subprocess.DEVNULL
+        )
         state, old = folder / "state.pt", None
         if state.exists():
             old = state.stat().st_mtime_ns
@@ -553,13 +637,20 @@ def test_killed_run_goes_on_from_the_last_whole_epoch(tmp_path):
     model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=epochs, folder=folder)
     assert without_times(more) == without_times(history)
     assert_same_weights(model, straight)
-    assert {path.name for path in folder.iterdir()} == {"state.pt", "state_before.pt", "best.safetensors"}  # no half file
+    assert {path.name for path in folder.iterdir()} == {
+        "state.pt",
+        "state_before.pt",
+        "best.safetensors",
+    }  # no half file
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork; the test above kills a whole process")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="this system cannot fork; the test above kills a whole process"
+)
 @pytest.mark.parametrize("number", range(20))
 def test_killed_at_a_random_moment_it_ends_bit_identical(tmp_path, number, uninterrupted):
-    """A state after every batch; kill -9 anywhere between the first and the end, in the middle of a file too."""
+    """A state after every batch; kill -9 anywhere between the first and the end, in the middle of a
+    file too."""
     straight, history, seconds = uninterrupted
     child = os.fork()
     if child == 0:
@@ -574,7 +665,9 @@ def test_killed_at_a_random_moment_it_ends_bit_identical(tmp_path, number, unint
     time.sleep(np.random.default_rng(number).uniform(0, seconds))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=6, folder=tmp_path, save_every=1)
+    model, more = run(
+        tiny_model(5), loaders=noisy_loaders(), epochs=6, folder=tmp_path, save_every=1
+    )
     assert without_times(more) == without_times(history)
     assert_same_weights(model, straight)
 
@@ -583,7 +676,9 @@ def test_killed_at_a_random_moment_it_ends_bit_identical(tmp_path, number, unint
 def uninterrupted(tmp_path_factory, one_thread):
     """Model and history of a run that keeps a state after every batch, and the seconds it took."""
     began = time.perf_counter()
-    model, history = run(loaders=noisy_loaders(), epochs=6, folder=tmp_path_factory.mktemp("run"), save_every=1)
+    model, history = run(
+        loaders=noisy_loaders(), epochs=6, folder=tmp_path_factory.mktemp("run"), save_every=1
+    )
     return model, history, time.perf_counter() - began
 
 
@@ -601,7 +696,10 @@ class Dropping(torch.nn.Module):
         self.inner = tiny_model(seed)
 
     def forward(self, images):
-        return {task: F.dropout2d(logits, 0.2, self.training) for task, logits in self.inner(images).items()}
+        return {
+            task: F.dropout2d(logits, 0.2, self.training)
+            for task, logits in self.inner(images).items()
+        }
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -620,10 +718,14 @@ def test_interrupt_ends_after_the_step_and_the_run_goes_on_bit_identical(tmp_pat
             return super().forward(outputs, batch)
 
     def loaders():
-        return DataLoader(Noisy(), 2, shuffle=True, num_workers=workers), DataLoader(tiny_samples(2, seed=1), 2)
+        return DataLoader(Noisy(), 2, shuffle=True, num_workers=workers), DataLoader(
+            tiny_samples(2, seed=1), 2
+        )
 
     straight, history = run(Dropping(0), loaders=loaders())
-    with pytest.raises(KeyboardInterrupt, match="ended after .* epoch . as asked|ended after .*epoch"):
+    with pytest.raises(
+        KeyboardInterrupt, match="ended after .* epoch . as asked|ended after .*epoch"
+    ):
         run(Dropping(0), loaders=loaders(), loss=Interrupting(), folder=tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -668,7 +770,10 @@ def test_damaged_newest_state_makes_way_for_the_one_before(tmp_path, damage):
     else:
         content[len(content) // 2] ^= 1
         path.write_bytes(content[:-1000] if damage == "truncated" else content)
-        with pytest.warns(UserWarning, match="(?s)state.pt in folder .* cannot be read .*going on from the state before it"):
+        with pytest.warns(
+            UserWarning,
+            match="(?s)state.pt in folder .* cannot be read .*going on from the state before it",
+        ):
             model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
     assert without_times(more) == without_times(history)
     assert_same_weights(model, straight)
@@ -678,7 +783,13 @@ def test_state_of_a_newer_version_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "VERSION", 7)
     run(folder=tmp_path, stop_after=1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"state.pt was written by a newer fusion_lib \(format 7, this one reads up to 1\); update"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"state.pt was written by a newer fusion_lib \(format 7, this one reads up to 1\);"
+            r" update"
+        ),
+    ):
         run(folder=tmp_path)
 
 
@@ -689,7 +800,11 @@ def test_state_written_on_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
     """The random states of a GPU are in the file; where there is none, they are left alone."""
     straight, history = run(tiny_model(5), loaders=noisy_loaders(), epochs=3)
     states = checkpoints._random_states
-    monkeypatch.setattr(checkpoints, "_random_states", lambda: [*states()[:3], [torch.zeros(16, dtype=torch.uint8)] * 9])
+    monkeypatch.setattr(
+        checkpoints,
+        "_random_states",
+        lambda: [*states()[:3], [torch.zeros(16, dtype=torch.uint8)] * 9],
+    )
     run(tiny_model(5), loaders=noisy_loaders(), epochs=3, folder=tmp_path, stop_after=1)
     assert len(torch.load(tmp_path / "state.pt", weights_only=True)["random"][0][3]) == 9
     monkeypatch.undo()
@@ -706,7 +821,9 @@ class Lost(FusionModel):
     def forward(self, images):
         self.steps += self.training
         if self.steps == 3:
-            raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later")
+            raise RuntimeError(
+                "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"
+            )
         return super().forward(images)
 
 
@@ -714,13 +831,21 @@ def test_gpu_that_vanishes_says_what_to_do_and_the_run_goes_on(tmp_path):
     straight, _ = run(tiny_model(5))
     lost = Lost({"semantic": 3, "region": 3}, width=4)
     lost.load_state_dict(tiny_model(5).state_dict())
-    with pytest.raises(RuntimeError, match=r"no longer answers \(CUDA error: unspecified launch failure\); restart .*goes on from its last"):
+    with pytest.raises(
+        RuntimeError,
+        match=(
+            r"no longer answers \(CUDA error: unspecified launch failure\); restart .*goes on from"
+            r" its last"
+        ),
+    ):
         run(lost, folder=tmp_path, save_every=1)
     model, _ = run(tiny_model(1), folder=tmp_path, save_every=1)
     assert_same_weights(model, straight)
 
 
-@pytest.mark.parametrize("words", ["the size of tensor a must match", "CUDA error: device-side assert triggered"])
+@pytest.mark.parametrize(
+    "words", ["the size of tensor a must match", "CUDA error: device-side assert triggered"]
+)
 def test_other_faults_are_not_explained_away(words):
     class Faulty(FusionModel):
         def forward(self, images):
@@ -762,7 +887,9 @@ def test_batch_in_pieces_has_the_gradient_of_the_whole(limit, pieces, capsys):
     expected = loss(plain(batch["image"]), batch)
     expected["total"].backward()
     mixed = torch.autocast("cpu", enabled=False)
-    parts, found = training._descend(small, small, loss, batch, weighting.PlainSum(), lambda x: x, mixed, 1)
+    parts, found = training._descend(
+        small, small, loss, batch, weighting.PlainSum(), lambda x: x, mixed, 1
+    )
     assert found == pieces and capsys.readouterr().out.count("out of memory") == math.log2(pieces)
     for name, part in expected.items():
         torch.testing.assert_close(parts[name], part.detach())
@@ -773,14 +900,21 @@ def test_batch_in_pieces_has_the_gradient_of_the_whole(limit, pieces, capsys):
 def test_run_goes_on_in_pieces(capsys):
     model = Small({"semantic": 3, "region": 3}, width=4)
     model.limit = 2
-    _, history = run(model, loaders=(DataLoader(tiny_samples(8), 4), DataLoader(tiny_samples(1), 1)), epochs=2)
-    assert len(history) == 2 and capsys.readouterr().out.count("out of memory") == 1  # found once, kept
+    _, history = run(
+        model, loaders=(DataLoader(tiny_samples(8), 4), DataLoader(tiny_samples(1), 1)), epochs=2
+    )
+    assert (
+        len(history) == 2 and capsys.readouterr().out.count("out of memory") == 1
+    )  # found once, kept
 
 
 def test_picture_that_does_not_fit_says_so():
     model = Small({"semantic": 3, "region": 3}, width=4)
     model.limit = 0
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="a batch of 2 pictures, 1 at a time, does not fit .*smaller pictures"):
+    with pytest.raises(
+        torch.cuda.OutOfMemoryError,
+        match="a batch of 2 pictures, 1 at a time, does not fit .*smaller pictures",
+    ):
         run(model)
 
 
@@ -791,16 +925,27 @@ def test_a_weighting_cannot_be_computed_in_pieces():
 
 @pytest.mark.parametrize(
     "changed",
-    [{"epochs": 5}, {"learning_rate": 0.5}, {"seed": 1}, {"weight_decay": 0.5}, {"gradient_clip": 9.0},
-     {"loss": FusionLoss(2.0, 1.0)}, {"loaders": tiny_loaders(train=10)}],
-)  # fmt: skip
+    [
+        {"epochs": 5},
+        {"learning_rate": 0.5},
+        {"seed": 1},
+        {"weight_decay": 0.5},
+        {"gradient_clip": 9.0},
+        {"loss": FusionLoss(2.0, 1.0)},
+        {"loaders": tiny_loaders(train=10)},
+    ],
+)
 def test_folder_of_a_run_with_other_settings(tmp_path, changed):
     folder = tmp_path / "my_run"
     run(folder=folder, stop_after=1)
     before = (folder / "state.pt").read_bytes()
-    with pytest.raises(ValueError, match=r"folder 'my_run' holds a run with other settings.*move state.pt away") as caught:
+    with pytest.raises(
+        ValueError, match=r"folder 'my_run' holds a run with other settings.*move state.pt away"
+    ) as caught:
         run(folder=folder, **changed)
-    name = {"loss": "task_weights", "loaders": "steps"}.get(next(iter(changed)), next(iter(changed)))
+    name = {"loss": "task_weights", "loaders": "steps"}.get(
+        next(iter(changed)), next(iter(changed))
+    )
     assert name in str(caught.value)
     assert (folder / "state.pt").read_bytes() == before
 
@@ -837,7 +982,9 @@ def test_state_that_cannot_be_read_is_kept(tmp_path, content):
     else:
         path.write_bytes({"empty": b"", "text": b"hello"}[content])
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"(?s)state.pt in folder 'my_run' cannot be read .*move state.pt away"):
+    with pytest.raises(
+        ValueError, match=r"(?s)state.pt in folder 'my_run' cannot be read .*move state.pt away"
+    ):
         run(folder=folder)
     assert path.read_bytes() == before and not (tmp_path / "evil").exists()
 
@@ -884,7 +1031,9 @@ def test_checkpoint_on_a_bad_disk_leaves_the_old_one_whole(tmp_path, monkeypatch
     save_checkpoint(tiny_model(1), path, note="old")
     with monkeypatch.context() as broken:
         says = break_disk(broken, how)
-        with pytest.raises(OSError, match=rf"cannot write model.safetensors \({says}\); what was there before") as caught:
+        with pytest.raises(
+            OSError, match=rf"cannot write model.safetensors \({says}\); what was there before"
+        ) as caught:
             save_checkpoint(tiny_model(2), path, note="new")
         assert caught.value.errno in (errno.ENOSPC, errno.EROFS)
     model, facts = load_checkpoint(path)
@@ -906,7 +1055,9 @@ def test_checkpoint_beyond_the_size_limit_of_the_system(tmp_path):
             save_checkpoint(tiny_model(2), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [
+        "model.safetensors"
+    ]
 
 
 @pytest.mark.parametrize("how", ["full", "read-only", "renaming refused"])
@@ -946,14 +1097,22 @@ class Spoiled(FusionLoss):
 
 @pytest.mark.parametrize(
     "spoilt, names",
-    [({"semantic": math.nan}, "semantic"), ({"region": math.inf}, "region"),
-     ({"semantic": math.inf, "region": math.nan}, "semantic and region")],
-)  # fmt: skip
+    [
+        ({"semantic": math.nan}, "semantic"),
+        ({"region": math.inf}, "region"),
+        ({"semantic": math.inf, "region": math.nan}, "semantic and region"),
+    ],
+)
 def test_loss_that_is_not_finite_names_task_epoch_and_batch(tmp_path, spoilt, names):
     # three training batches and one validation batch an epoch: call 6 is batch 2 of epoch 1
-    with pytest.raises(FloatingPointError, match=f"the loss of task {names} is not finite in epoch 1, batch 2; lower"):
+    with pytest.raises(
+        FloatingPointError,
+        match=f"the loss of task {names} is not finite in epoch 1, batch 2; lower",
+    ):
         run(loss=Spoiled(6, spoilt), folder=tmp_path)
-    assert len(torch.load(tmp_path / "state.pt", weights_only=True)["history"]) == 1  # the whole epoch is kept
+    assert (
+        len(torch.load(tmp_path / "state.pt", weights_only=True)["history"]) == 1
+    )  # the whole epoch is kept
     kept = torch.load(tmp_path / "not_finite.pt", weights_only=True)
     assert kept["image"].shape == (2, 3, 16, 16) and kept.keys() >= {"semantic", "region_target"}
     assert len(run(folder=tmp_path)[1]) == 3
@@ -963,7 +1122,9 @@ def test_image_that_is_not_finite_is_found():
     samples = tiny_samples(6)
     samples[3]["image"][0, 5, 5] = math.nan
     loaders = DataLoader(samples, 2), DataLoader(samples[:2], 2)
-    with pytest.raises(FloatingPointError, match="task semantic and region is not finite in epoch 0, batch 1"):
+    with pytest.raises(
+        FloatingPointError, match="task semantic and region is not finite in epoch 0, batch 1"
+    ):
         run(loaders=loaders)
 
 
@@ -973,9 +1134,17 @@ def test_batch_that_broke_some_steps_ago_is_found_and_the_best_weights_come_back
     good = {"total": torch.tensor(3.0), "semantic": torch.tensor(1.0), "region": torch.tensor(2.0)}
     run_ = checkpoints.Run(tmp_path, {}, {"model": model})
     run_.best = tiny_model(2).state_dict()
-    run_.losses = [good, good, good | {"total": torch.tensor(math.nan), "region": torch.tensor(math.nan)}, good]
+    run_.losses = [
+        good,
+        good,
+        good | {"total": torch.tensor(math.nan), "region": torch.tensor(math.nan)},
+        good,
+    ]
     batches = [{"image": torch.full((1,), float(number))} for number in (1, 2, 3)]
-    with pytest.raises(FloatingPointError, match=r"task region is not finite in epoch 4, batch 2; lower .*\(kept as not_finite.pt\)"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"task region is not finite in epoch 4, batch 2; lower .*\(kept as not_finite.pt\)",
+    ):
         guards.require_finite(run_, batches, "epoch 4")
     assert torch.load(tmp_path / "not_finite.pt", weights_only=True)["image"].item() == 2
     assert_same_weights(model, tiny_model(2))
@@ -986,7 +1155,9 @@ def test_batch_that_broke_some_steps_ago_is_found_and_the_best_weights_come_back
 
 def test_checkpoint_comes_back_as_it_was(tmp_path):
     model = tiny_model(4, outputs={"semantic": 6, "region": 3})
-    save_checkpoint(model, tmp_path / "a.safetensors", decoding={"threshold": 0.6}, miou=0.75, names=["x"])
+    save_checkpoint(
+        model, tmp_path / "a.safetensors", decoding={"threshold": 0.6}, miou=0.75, names=["x"]
+    )
     again, facts = load_checkpoint(str(tmp_path / "a.safetensors"))
     assert facts == {"decoding": {"threshold": 0.6}, "miou": 0.75, "names": ["x"]}
     assert again.config == model.config and not again.training
@@ -1023,7 +1194,10 @@ def test_checkpoint_truncated(tmp_path, share):
 
 def test_checkpoint_that_is_a_pickle_is_never_run(tmp_path):
     path = tmp_path / "a.safetensors"
-    for write in (lambda evil: path.write_bytes(pickle.dumps(evil)), lambda evil: torch.save(evil, path)):
+    for write in (
+        lambda evil: path.write_bytes(pickle.dumps(evil)),
+        lambda evil: torch.save(evil, path),
+    ):
         write(Evil(tmp_path / "evil"))
         refused(path, "a.safetensors is no whole safetensors file .*pickles are refused")
         assert not (tmp_path / "evil").exists()
@@ -1035,14 +1209,23 @@ def test_checkpoint_without_configuration(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"width": 8}, {"outputs": {"semantic": 4, "region": 3}}, {"outputs": {"semantic": 3}},
-               {"outputs": {}}, {"encoder": "resnet"}, {"depth": 5}]
-)  # fmt: skip
+    "change",
+    [
+        {"width": 8},
+        {"outputs": {"semantic": 4, "region": 3}},
+        {"outputs": {"semantic": 3}},
+        {"outputs": {}},
+        {"encoder": "resnet"},
+        {"depth": 5},
+    ],
+)
 def test_checkpoint_of_another_configuration(tmp_path, change):
     model = tiny_model()
     config = json.dumps({**model.config, **change})
     save_file(model.state_dict(), tmp_path / "a.safetensors", metadata={"config": config})
-    refused(tmp_path / "a.safetensors", "(?s)a.safetensors: its weights do not fit its configuration")
+    refused(
+        tmp_path / "a.safetensors", "(?s)a.safetensors: its weights do not fit its configuration"
+    )
 
 
 def test_checkpoint_whose_configuration_is_no_json(tmp_path):

@@ -1,15 +1,21 @@
-"""What the experiments on transfer measure, on made-up pictures: five starts, what became of the encoder, and rivals."""
+"""What the experiments on transfer measure, on made-up pictures: five starts, what became of the
+encoder, and rivals."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from examples import RECIPE
-from fusion_lib import backbones, grids, measures, metrics, recipes, training
 from test_further_tasks import MoreBlobs
 
-TINY = replace(RECIPE, dataset=MoreBlobs, size=(32, 32), model={"encoder": "lite0", "width": 4, "pretrained": True})
+from fusion_lib import backbones, grids, measures, metrics, recipes
+
+TINY = replace(
+    RECIPE,
+    dataset=MoreBlobs,
+    size=(32, 32),
+    model={"encoder": "lite0", "width": 4, "pretrained": True},
+)
 
 
 @pytest.fixture(autouse=True)
@@ -18,18 +24,29 @@ def tiny_photographs(monkeypatch):
 
 
 def run(start: str = "full", model: str = "semantic only", **more) -> dict:
-    common = {"data": "small photographs", "epochs": 1, "seed": 0, "beta": 1.0, "learning_rate": 1e-2}
+    common = {
+        "data": "small photographs",
+        "epochs": 1,
+        "seed": 0,
+        "beta": 1.0,
+        "learning_rate": 1e-2,
+    }
     return {**common, "start": start, "model": model, **more}
 
 
 def test_a_model_that_was_not_tuned_is_refused():
     untuned = {name: value for name, value in run(model="gates").items() if name != "learning_rate"}
-    with pytest.raises(ValueError, match="model 'gates' has no learning rate for the start 'full'; run the tuning experiment"):
+    with pytest.raises(
+        ValueError,
+        match="model 'gates' has no learning rate for the start 'full'; run the tuning experiment",
+    ):
         measures.after_transfer(untuned, None)
 
 
 def test_a_start_decides_what_learns_and_how_fast():
-    recipes_of = {start: measures.recipe_of(run(start, learning_rate=0.01)) for start in measures.STARTS}
+    recipes_of = {
+        start: measures.recipe_of(run(start, learning_rate=0.01)) for start in measures.STARTS
+    }
     assert [r.model["pretrained"] for r in recipes_of.values()] == [False, True, True, True, True]
     assert [r.model.get("frozen_stages", 0) for r in recipes_of.values()] == [0, 5, 3, 0, 0]
     assert [r.encoder_factor for r in recipes_of.values()] == [1, 1, 1, 0.1, 1]
@@ -43,8 +60,15 @@ def test_frozen_stages_have_not_moved(start, frozen):
     moved = [measures._moved(*pair) for pair in pairs]
     assert moved[:frozen] == [0.0] * frozen and all(way > 0 for way in moved[frozen:])
     miou = measures._argmax_miou(model, TINY)
-    assert [measures._put_back(model, TINY, *pair) for pair in pairs[:frozen]] == pytest.approx([miou] * frozen, abs=1e-9)
-    assert set(measures.after_transfer(run(start), None)) == {"miou", "pixel_accuracy", "minutes", "memory_mib"}
+    assert [measures._put_back(model, TINY, *pair) for pair in pairs[:frozen]] == pytest.approx(
+        [miou] * frozen, abs=1e-9
+    )
+    assert set(measures.after_transfer(run(start), None)) == {
+        "miou",
+        "pixel_accuracy",
+        "minutes",
+        "memory_mib",
+    }
 
 
 def test_fully_trained_encoder_has_moved_everywhere():
@@ -65,12 +89,15 @@ def test_from_scratch_there_is_nothing_to_put_back():
 
 
 def test_how_far_weights_moved_by_hand():
-    """sqrt(sum of squared changes) / sqrt(sum of squares before), over all parameters of a stage."""
+    """sqrt(sum of squared changes) / sqrt(sum of squares before), over all parameters of a
+    stage."""
     before, after = (backbones.backbone("lite0", pretrained=True).stages[0] for _ in range(2))
     parameters = list(after.parameters())
     parameters[0].data += 0.5
     whole = np.sqrt(sum(float(p.detach().square().sum()) for p in before.parameters()))
-    assert measures._moved(before, after) == pytest.approx(0.5 * np.sqrt(parameters[0].numel()) / whole, rel=1e-4)
+    assert measures._moved(before, after) == pytest.approx(
+        0.5 * np.sqrt(parameters[0].numel()) / whole, rel=1e-4
+    )
 
 
 def test_a_stage_is_put_back_for_one_look_only():
@@ -86,8 +113,11 @@ def test_a_stage_is_put_back_for_one_look_only():
 
 
 @pytest.mark.parametrize("model", ["LRASPP", "own decoders"])
-def test_rival_is_trained_tested_and_timed_in_turns_with_the_single_task_network(model, monkeypatch):
-    """Five quotients 3, 1.5, 6, 2, 1 after a round to warm up, and their middle; 48 pictures in a median of 6 seconds."""
+def test_rival_is_trained_tested_and_timed_in_turns_with_the_single_task_network(
+    model, monkeypatch
+):
+    """Five quotients 3, 1.5, 6, 2, 1 after a round to warm up, and their middle; 48 pictures in a
+    median of 6 seconds."""
     times = iter([99.0, 1.0, 6.0, 2.0, 6.0, 4.0, 12.0, 2.0, 2.0, 1.0, 5.0, 5.0])
     seen = []
 
@@ -114,7 +144,9 @@ def test_short_epoch_trains_and_validates_on_the_first_pictures(monkeypatch):
 
     monkeypatch.setattr(measures, "DATA", {"small photographs": replace(TINY, dataset=Watched)})
     assert measures._short_epoch(run(model="FPN")) > 0
-    assert sorted(set(read)) == [("train", index) for index in range(8)] + [("val", index) for index in range(2)]
+    assert sorted(set(read)) == [("train", index) for index in range(8)] + [
+        ("val", index) for index in range(2)
+    ]
 
 
 def test_a_fold_is_the_data_sets_own_and_stands_in_the_settings(monkeypatch):

@@ -3,18 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from examples import blobs, random_region_map
 from scipy import ndimage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from examples import blobs, random_region_map
 from fusion_lib.datasets import Scenes
 from fusion_lib.targets import RegionTarget, region_target
 from fusion_lib.transforms import Finish, augmentation, evaluation_transform
 
 
 def sample_of(semantic: np.ndarray, region: np.ndarray, image: np.ndarray | None = None) -> dict:
-    """A sample as `datasets` yields it; by default the image's red channel shows 40 x the semantic label."""
+    """A sample as `datasets` yields it; by default the image's red channel shows 40 x the semantic
+    label."""
     if image is None:
         image = np.stack([np.where(semantic == 255, 0, 40 * semantic)] * 3, -1)
     return {
@@ -40,9 +41,14 @@ def test_finish_by_hand():
     assert done["image"].dtype == torch.float32 and done["name"] == "kept"
     np.testing.assert_allclose(done["image"].permute(1, 2, 0), image / 255, atol=1e-7)
     assert done["semantic"].tolist() == [[0, 1, 255], [255, 1, 2]]
-    assert done["region"].tolist() == [[0, 0, -1], [-1, 1, 2]]  # the two parts of 7 do not touch: two regions
+    assert done["region"].tolist() == [
+        [0, 0, -1],
+        [-1, 1, 2],
+    ]  # the two parts of 7 do not touch: two regions
     assert done["semantic"].dtype == done["region"].dtype == torch.int64
-    assert isinstance(done["image"], tv_tensors.Image) and isinstance(done["region"], tv_tensors.Mask)
+    assert isinstance(done["image"], tv_tensors.Image) and isinstance(
+        done["region"], tv_tensors.Mask
+    )
 
 
 def test_finish_leaves_the_given_sample_as_it_is():
@@ -66,7 +72,10 @@ def test_a_crop_that_cuts_a_region_in_two_leaves_two_regions():
     region = np.zeros((6, 6), int)
     region[1:, 2:4] = 1  # region 0 is a horseshoe around region 1
     assert Finish()(sample_of(region, region))["region"].max() == 1
-    sample = {name: v2.functional.crop(value, 2, 0, 4, 6) for name, value in sample_of(region, region).items()}
+    sample = {
+        name: v2.functional.crop(value, 2, 0, 4, 6)
+        for name, value in sample_of(region, region).items()
+    }
     assert sorted(np.bincount(np.asarray(Finish()(sample)["region"]).ravel())) == [8, 8, 8]
 
 
@@ -77,8 +86,12 @@ def test_evaluation_keeps_the_labels():
     for index in range(5):
         plain, seen = Scenes("val")[index], Scenes("val", evaluation_transform())[index]
         assert torch.equal(plain["semantic"], seen["semantic"])
-        assert torch.equal(plain["region"], seen["region"])  # shipped regions are connected and in raster order
-        torch.testing.assert_close(torch.Tensor(seen["image"]) * 255, torch.Tensor(plain["image"].float()))
+        assert torch.equal(
+            plain["region"], seen["region"]
+        )  # shipped regions are connected and in raster order
+        torch.testing.assert_close(
+            torch.Tensor(seen["image"]) * 255, torch.Tensor(plain["image"].float())
+        )
 
 
 def test_evaluation_resizes_labels_by_nearest_neighbour():
@@ -86,7 +99,9 @@ def test_evaluation_resizes_labels_by_nearest_neighbour():
     semantic[:4] = 255
     seen = evaluation_transform((13, 22))(sample_of(semantic, semantic))
     assert seen["image"].shape == (3, 13, 22)
-    rows = np.floor((np.arange(13)) * 40 / 13).astype(int)  # the sample that torch's nearest neighbour takes
+    rows = np.floor((np.arange(13)) * 40 / 13).astype(
+        int
+    )  # the sample that torch's nearest neighbour takes
     columns = np.floor((np.arange(22)) * 60 / 22).astype(int)
     np.testing.assert_array_equal(seen["semantic"], semantic[np.ix_(rows, columns)])
 
@@ -114,22 +129,30 @@ def test_augmentation_without_knobs_is_a_fair_flip_of_all_three():
         axes = (-1,) if flipped else ()
         assert torch.equal(seen["image"], plain["image"].flip(axes))
         assert torch.equal(seen["semantic"], plain["semantic"].flip(axes))
-        np.testing.assert_array_equal(seen["semantic"] - 1 == 0, (seen["region"] == seen["region"][seen["semantic"] == 1][0]))
+        np.testing.assert_array_equal(
+            seen["semantic"] - 1 == 0, (seen["region"] == seen["region"][seen["semantic"] == 1][0])
+        )
     assert 15 < flips < 45
 
 
-@pytest.mark.parametrize("knobs", [{"smallest_crop": 0.3}, {"rotation": 30}, {"smallest_crop": 0.4, "rotation": 15}])
+@pytest.mark.parametrize(
+    "knobs", [{"smallest_crop": 0.3}, {"rotation": 30}, {"smallest_crop": 0.4, "rotation": 15}]
+)
 @pytest.mark.parametrize("seed", range(8))
 def test_image_and_labels_stay_together(seed, knobs):
-    """The image shows the label as a grey value, so away from borders it must still do so afterwards."""
+    """The image shows the label as a grey value, so away from borders it must still do so
+    afterwards."""
     sample = coded_sample(seed, 96)
     torch.manual_seed(seed)
     seen = augmentation((80, 88), **knobs)(sample)
     semantic, region = np.asarray(seen["semantic"]), np.asarray(seen["region"])
     assert seen["image"].shape == (3, 80, 88) and semantic.shape == region.shape == (80, 88)
     shown = np.asarray(seen["image"])[0] * 255 / 40
-    # A border may lie just outside the frame, and there bilinear pixels mix with what they cannot show: leave 4 px.
-    smooth = ndimage.maximum_filter(semantic, 9, mode="constant", cval=255) == ndimage.minimum_filter(semantic, 9)
+    # A border may lie just outside the frame, and there bilinear pixels mix with what they cannot
+    # show: leave 4 px.
+    smooth = ndimage.maximum_filter(
+        semantic, 9, mode="constant", cval=255
+    ) == ndimage.minimum_filter(semantic, 9)
     inside = smooth & (semantic != 255)
     assert inside.mean() > 0.2
     np.testing.assert_allclose(shown[inside], semantic[inside], atol=0.02)
@@ -152,14 +175,20 @@ def test_rotation_fills_the_outside_with_void():
 
 
 def test_crop_keeps_at_least_the_stated_share():
-    """Rows and columns are numbered in the image, so their range tells how much of the picture is left."""
+    """Rows and columns are numbered in the image, so their range tells how much of the picture is
+    left."""
     image = np.zeros((64, 64, 3))
     image[..., 0], image[..., 1] = np.mgrid[:64, :64]
     sample = sample_of(np.zeros((64, 64)), np.zeros((64, 64)), image)
     shares = []
     for seed in range(60):
         torch.manual_seed(seed)
-        seen = np.asarray(augmentation((64, 64), smallest_crop=0.5)(sample)["image"])[:2].reshape(2, -1) * 255
+        seen = (
+            np.asarray(augmentation((64, 64), smallest_crop=0.5)(sample)["image"])[:2].reshape(
+                2, -1
+            )
+            * 255
+        )
         shares.append(np.prod(np.ptp(seen, axis=1) + 1) / 64**2)
     assert 0.45 < min(shares) < 0.7 and max(shares) > 0.85
 
@@ -171,8 +200,10 @@ def test_light_changes_the_image_only():
     torch.manual_seed(3)
     lit = augmentation((64, 64), light=0.5)(sample)
     assert not torch.equal(plain["image"], lit["image"])
-    assert torch.equal(plain["semantic"], lit["semantic"]) and torch.equal(plain["region"], lit["region"])
-    assert 0 <= lit["image"].min() and lit["image"].max() <= 1
+    assert torch.equal(plain["semantic"], lit["semantic"]) and torch.equal(
+        plain["region"], lit["region"]
+    )
+    assert lit["image"].min() >= 0 and lit["image"].max() <= 1
 
 
 EVERYTHING = {"smallest_crop": 0.4, "rotation": 20, "light": 0.3}
@@ -188,14 +219,22 @@ def test_a_further_label_map_moves_with_the_others_and_changes_nothing_else(seed
         seen.append(augmentation((40, 44), **EVERYTHING)(given))
         seen[-1]["next"] = torch.rand(1)  # the same random numbers have been drawn
     surfaces = seen[1].pop("surfaces")
-    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0]) and set(seen[0]) == set(seen[1])
+    assert all(torch.equal(seen[0][name], seen[1][name]) for name in seen[0]) and set(
+        seen[0]
+    ) == set(seen[1])
     assert torch.equal(surfaces, seen[1]["semantic"]) and isinstance(surfaces, tv_tensors.Mask)
     assert surfaces.dtype == torch.int64 and surfaces.min() > 0
 
 
 def test_finish_turns_what_lies_outside_into_void_in_every_label_map():
     sample = sample_of(np.array([[0, 1]]), np.array([[0, 0]]))
-    done = Finish()({**sample, "surfaces": tv_tensors.Mask(torch.tensor([[-1, 2]])), "numbers": torch.tensor([-1])})
+    done = Finish()(
+        {
+            **sample,
+            "surfaces": tv_tensors.Mask(torch.tensor([[-1, 2]])),
+            "numbers": torch.tensor([-1]),
+        }
+    )
     assert done["surfaces"].tolist() == [[255, 2]] and done["semantic"].tolist() == [[0, 1]]
     assert done["numbers"].tolist() == [-1]  # no label map
 
@@ -212,13 +251,19 @@ def test_augmentation_depends_on_torch_seed_only():
 @pytest.mark.parametrize("seed", range(6))
 def test_target_comes_from_the_augmented_region_map(seed):
     """Computed last it fits the new borders; a target that is warped instead does not."""
-    transform = v2.Compose([augmentation((48, 48), smallest_crop=0.3, rotation=20), RegionTarget(4.0)])
+    transform = v2.Compose(
+        [augmentation((48, 48), smallest_crop=0.3, rotation=20), RegionTarget(4.0)]
+    )
     torch.manual_seed(seed)
     seen = transform(coded_sample(seed))
-    np.testing.assert_array_equal(seen["region_target"], region_target(np.asarray(seen["region"]), 4.0))
+    np.testing.assert_array_equal(
+        seen["region_target"], region_target(np.asarray(seen["region"]), 4.0)
+    )
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])
 def test_smallest_crop_out_of_range(share):
-    with pytest.raises(ValueError, match=rf"smallest_crop is {share}; expected a share in \(0, 1\]"):
+    with pytest.raises(
+        ValueError, match=rf"smallest_crop is {share}; expected a share in \(0, 1\]"
+    ):
         augmentation((8, 8), smallest_crop=share)

@@ -1,4 +1,5 @@
-"""From two losses to one update: each method against its equation, on a model whose gradients are known."""
+"""From two losses to one update: each method against its equation, on a model whose gradients are
+known."""
 
 import math
 import sys
@@ -6,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from examples import tiny_loaders, tiny_model, tiny_samples
 from torch import nn
 
-from examples import tiny_loaders, tiny_model, tiny_samples
 from fusion_lib import weighting
 from fusion_lib.losses import FusionLoss
 from fusion_lib.models import FusionModel
@@ -21,7 +22,8 @@ GRADIENTS = ("observed sum", "PCGrad", "MGDA", "UPGrad", "Aligned-MTL", "IMTL-G"
 
 
 class Toy(nn.Module):
-    """L_seg = a w + 3 u + 1 and L_cls = b w + 5 v + 2, with w shared and u and v the tasks' own, all starting at 0."""
+    """L_seg = a w + 3 u + 1 and L_cls = b w + 5 v + 2, with w shared and u and v the tasks' own,
+    all starting at 0."""
 
     def __init__(self, a, b):
         super().__init__()
@@ -60,12 +62,15 @@ def test_plain_sum_is_backward_of_the_total():
     toy = stepped("sum", [1.0, 2.0], [-3.0, 0.5], alpha=0.25, beta=2.0)
     assert toy.gradients() == [-5.75, 1.5, 0.75, 10.0]
     method = choose("sum")
-    assert method.learned(CPU) == [] and method.end_epoch() == {} and method.after_step(None) is None
+    assert (
+        method.learned(CPU) == [] and method.end_epoch() == {} and method.after_step(None) is None
+    )
 
 
 @pytest.mark.parametrize("name", ["sum", "uncertainty", *LOSSES, *GRADIENTS])
 def test_loss_scaling_of_mixed_precision_scales_every_gradient_alike(name):
-    """The scaler divides it out again before the step; what goes into the history must not hold it."""
+    """The scaler divides it out again before the step; what goes into the history must not hold
+    it."""
     histories, gradients = [], []
     for factor in (1.0, 1024.0):
         torch.manual_seed(0)
@@ -86,12 +91,27 @@ def test_every_method_trains(name):
     assert history[-1]["train_total"] < history[0]["train_total"]
 
 
-def fit(name: str, epochs: int, alpha: float = 1.0, beta: float = 1.0, sharing: str = "hard", loaders=None):
+def fit(
+    name: str,
+    epochs: int,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    sharing: str = "hard",
+    loaders=None,
+):
     torch.manual_seed(0)
     model = FusionModel({"semantic": 3, "region": 3}, width=4, sharing=sharing)
     method = choose(name)
     loaders = tiny_loaders() if loaders is None else loaders
-    history = train(model, FusionLoss(alpha, beta), *loaders, epochs=epochs, learning_rate=1e-2, device=CPU, weighting=method)
+    history = train(
+        model,
+        FusionLoss(alpha, beta),
+        *loaders,
+        epochs=epochs,
+        learning_rate=1e-2,
+        device=CPU,
+        weighting=method,
+    )
     return method, history
 
 
@@ -104,7 +124,9 @@ def test_each_run_gets_a_method_of_its_own():
 @pytest.mark.parametrize("name", ["uncertainty", "FAMO", "PCGrad"])
 def test_a_single_task_cannot_be_weighed(name):
     model = tiny_model(outputs={"semantic": 3})
-    with pytest.raises(ValueError, match=r"parts has \['semantic', 'total'\]; .* expects semantic and region"):
+    with pytest.raises(
+        ValueError, match=r"parts has \['semantic', 'total'\]; .* expects semantic and region"
+    ):
         train(model, FusionLoss(), *tiny_loaders(), epochs=1, device=CPU, weighting=choose(name))
 
 
@@ -112,7 +134,8 @@ def test_a_single_task_cannot_be_weighed(name):
 
 
 def test_uncertainty_by_its_equation():
-    """sum_i exp(-s_i) L_i + s_i / 2: in s_i the gradient is 1/2 - exp(-s_i) L_i, in all else exp(-s_i) times L_i's."""
+    """sum_i exp(-s_i) L_i + s_i / 2: in s_i the gradient is 1/2 - exp(-s_i) L_i, in all else
+    exp(-s_i) times L_i's."""
     toy, method = Toy([1.0, 2.0], [-3.0, 0.5]), Uncertainty()
     (s,) = method.learned(CPU)
     assert s.tolist() == [0.0, 0.0] and s.requires_grad and s.is_leaf
@@ -134,7 +157,9 @@ def test_uncertainty_settles_at_half_the_inverse_of_the_loss():
         optimizer.zero_grad()
         method.backward(toy.parts(), toy, same)
         optimizer.step()
-    assert method.end_epoch() == pytest.approx({"weight_semantic": 1 / 2, "weight_region": 1 / 4}, rel=1e-4)
+    assert method.end_epoch() == pytest.approx(
+        {"weight_semantic": 1 / 2, "weight_region": 1 / 4}, rel=1e-4
+    )
 
 
 def test_uncertainty_learns_in_a_run():
@@ -166,7 +191,10 @@ class Fixed:
 
     def __init__(self, semantic: float, region: float):
         values = torch.tensor([semantic, region], requires_grad=True)
-        self.values, self.parts = values, {"total": values.sum(), "semantic": values[0], "region": values[1]}
+        self.values, self.parts = (
+            values,
+            {"total": values.sum(), "semantic": values[0], "region": values[1]},
+        )
 
     def weights(self, method) -> list[float]:
         method.backward(self.parts, None, same)
@@ -174,9 +202,13 @@ class Fixed:
 
 
 def test_dynamic_weight_average_by_hand():
-    """Two epochs at 1; then 2 softmax(r / 2), with r the last epoch's mean loss over that of the epoch before."""
+    """Two epochs at 1; then 2 softmax(r / 2), with r the last epoch's mean loss over that of the
+    epoch before."""
     method = choose("DWA")
-    for losses in ([(4.0, 1.0), (2.0, 3.0)], [(1.0, 2.0), (0.5, 2.0)]):  # means 3 and 2, then 0.75 and 2
+    for losses in (
+        [(4.0, 1.0), (2.0, 3.0)],
+        [(1.0, 2.0), (0.5, 2.0)],
+    ):  # means 3 and 2, then 0.75 and 2
         for pair in losses:
             assert Fixed(*pair).weights(method) == [1.0, 1.0]
         assert method.end_epoch() == {}
@@ -187,7 +219,8 @@ def test_dynamic_weight_average_by_hand():
 
 
 def test_famo_by_hand():
-    """Weights c z_i / L_i, c = 1 / sum z / L; after a step that helps the semantic task only, z shifts to the region task.
+    """Weights c z_i / L_i, c = 1 / sum z / L; after a step that helps the semantic task only, z
+    shifts to the region task.
 
     The first step of Adam moves each logit by its learning rate, 0.025.
     """
@@ -205,7 +238,9 @@ def test_famo_is_told_the_losses_after_every_step(monkeypatch):
     told = []
 
     def update(self, values):
-        told.append((values.requires_grad, values.shape, (values - self._prev_losses).abs().max().item()))
+        told.append(
+            (values.requires_grad, values.shape, (values - self._prev_losses).abs().max().item())
+        )
 
     monkeypatch.setattr(FAMO, "update", update)
     fit("FAMO", epochs=2)
@@ -236,7 +271,10 @@ def test_only_famo_sees_the_batch_again(name):
 def test_what_famo_learns_goes_to_the_device_of_the_model():
     method = choose("FAMO")
     assert method.learned(torch.device("meta")) == []
-    assert {tensor.device.type for tensor in (*method.scalarizer.parameters(), *method.scalarizer.buffers())} == {"meta"}
+    assert {
+        tensor.device.type
+        for tensor in (*method.scalarizer.parameters(), *method.scalarizer.buffers())
+    } == {"meta"}
 
 
 # --- methods that weigh gradients --------------------------------------------------------------
@@ -249,14 +287,17 @@ ORTHOGONAL, CONFLICT = ([2.0, 0.0], [0.0, 1.0]), ([1.0, 0.0], [-1.0, 1.0])
     "name, gradients, expected",
     [
         ("observed sum", CONFLICT, [0.0, 1.0]),
-        # MGDA: the shortest vector between a and b. a (b - a) . b / |b - a|^2 + ..., here a / 5 + 4 b / 5.
+        # MGDA: the shortest vector between a and b. a (b - a) . b / |b - a|^2 + ..., here a / 5 + 4
+        # b / 5.
         ("MGDA", ORTHOGONAL, [0.4, 0.8]),
         ("MGDA", ([1.0, 0.0], [3.0, 0.0]), [1.0, 0.0]),  # a itself
         ("MGDA", CONFLICT, [0.2, 0.4]),
-        # PCGrad: each loses its component against the other, (1/2, 1/2) and (0, 1), and they are summed.
+        # PCGrad: each loses its component against the other, (1/2, 1/2) and (0, 1), and they are
+        # summed.
         ("PCGrad", CONFLICT, [0.5, 1.5]),
         ("PCGrad", ORTHOGONAL, [2.0, 1.0]),  # no conflict: the sum
-        # UPGrad: the mean of both projections onto the cone of directions that hurt no task, here those of PCGrad.
+        # UPGrad: the mean of both projections onto the cone of directions that hurt no task, here
+        # those of PCGrad.
         ("UPGrad", CONFLICT, [0.25, 0.75]),
         ("UPGrad", ORTHOGONAL, [1.0, 0.5]),
         # DualProj: the mean, (-1, 1/2), projected onto that cone.
@@ -264,27 +305,34 @@ ORTHOGONAL, CONFLICT = ([2.0, 0.0], [0.0, 1.0]), ([1.0, 0.0], [-1.0, 1.0])
         ("DualProj", ORTHOGONAL, [1.0, 0.5]),
         # Aligned-MTL: the mean after all singular values were lowered to the smallest, 1.
         ("Aligned-MTL", ORTHOGONAL, [0.5, 0.5]),
-        # IMTL-G: weights that sum to 1 and give equal components along a / |a| and b / |b|: 2 w = 1 - w.
+        # IMTL-G: weights that sum to 1 and give equal components along a / |a| and b / |b|: 2 w = 1
+        # - w.
         ("IMTL-G", ORTHOGONAL, [2 / 3, 2 / 3]),
     ],
 )
 def test_two_gradients_by_hand(name, gradients, expected):
-    """The shared gradient is the method's; the tasks' own gradients are those of the weighted sum."""
+    """The shared gradient is the method's; the tasks' own gradients are those of the weighted
+    sum."""
     toy = stepped(name, *gradients, alpha=0.5, beta=0.25)
-    np.testing.assert_allclose(toy.w.grad, expected, atol=2e-3)  # the projections are solved to about 1e-3
+    np.testing.assert_allclose(
+        toy.w.grad, expected, atol=2e-3
+    )  # the projections are solved to about 1e-3
     assert toy.u.grad.item() == 1.5 and toy.v.grad.item() == 1.25
 
 
 @pytest.mark.parametrize("name", ["UPGrad", "MGDA", "DualProj", "PCGrad"])
 @pytest.mark.parametrize("seed", range(5))
 def test_update_hurts_no_task(name, seed):
-    """Two gradients in conflict: to first order neither loss rises, though the step along their sum raises one."""
+    """Two gradients in conflict: to first order neither loss rises, though the step along their sum
+    raises one."""
     rng = np.random.default_rng(seed)
     a = rng.normal(size=3)
     b = rng.normal(size=3) - 2.5 * a
     toy = stepped(name, a.astype(np.float32).tolist(), b.astype(np.float32).tolist())
     step = toy.w.grad.double().numpy()
-    cosines = [gradient @ step / np.linalg.norm(gradient) / np.linalg.norm(step) for gradient in (a, b)]
+    cosines = [
+        gradient @ step / np.linalg.norm(gradient) / np.linalg.norm(step) for gradient in (a, b)
+    ]
     assert min(cosines) > -0.02 and a @ (a + b) < 0
 
 
@@ -292,7 +340,9 @@ def test_update_hurts_no_task(name, seed):
 def test_observed_sum_is_the_plain_sum(sharing):
     """All parameters of a real network, in the memory layout that `train` gives them."""
     torch.manual_seed(0)
-    model = FusionModel({"semantic": 3, "region": 3}, width=4, sharing=sharing).to(memory_format=torch.channels_last)
+    model = FusionModel({"semantic": 3, "region": 3}, width=4, sharing=sharing).to(
+        memory_format=torch.channels_last
+    )
     samples, loss = tiny_samples(3), FusionLoss()
     batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
     gradients = []
@@ -307,8 +357,12 @@ def test_observed_sum_is_the_plain_sum(sharing):
 
 
 def test_observed_sum_trains_as_the_plain_sum_does():
-    observed, plain = (fit(name, epochs=1, loaders=tiny_loaders(train=2))[1][0] for name in ("observed sum", "sum"))
-    assert {name: observed[name] for name in plain if name not in ("seconds", "memory_mib")} == pytest.approx(
+    observed, plain = (
+        fit(name, epochs=1, loaders=tiny_loaders(train=2))[1][0] for name in ("observed sum", "sum")
+    )
+    assert {
+        name: observed[name] for name in plain if name not in ("seconds", "memory_mib")
+    } == pytest.approx(
         {name: plain[name] for name in plain if name not in ("seconds", "memory_mib")}, rel=1e-3
     )
     assert set(observed) - set(plain) == {"norm_semantic", "norm_region", "cosine"}
@@ -324,13 +378,18 @@ def test_history_holds_means_over_the_epoch():
     assert method.end_epoch() == pytest.approx(expected, abs=1e-6)
     toy = Toy([0.0, 7.0], [7.0, 0.0])
     method.backward(toy.parts(), toy, same)
-    assert method.end_epoch() == pytest.approx({"norm_semantic": 7.0, "norm_region": 7.0, "cosine": 0.0}, abs=1e-6)
+    assert method.end_epoch() == pytest.approx(
+        {"norm_semantic": 7.0, "norm_region": 7.0, "cosine": 0.0}, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
-@pytest.mark.parametrize("gradients", [([0.0, 0.0], [1.0, 2.0]), ([1.0, 2.0], [0.0, 0.0]), ([0.0, 0.0], [0.0, 0.0])])
+@pytest.mark.parametrize(
+    "gradients", [([0.0, 0.0], [1.0, 2.0]), ([1.0, 2.0], [0.0, 0.0]), ([0.0, 0.0], [0.0, 0.0])]
+)
 def test_task_without_a_gradient(name, gradients):
-    """A batch whose pixels are all void for one task: nothing breaks, and the cosine counts as 0."""
+    """A batch whose pixels are all void for one task: nothing breaks, and the cosine counts as
+    0."""
     toy, method = Toy(*gradients), choose(name)
     method.backward(toy.parts(), toy, same)
     assert all(p.grad.isfinite().all() for p in toy.parameters())
@@ -338,7 +397,8 @@ def test_task_without_a_gradient(name, gradients):
 
 
 def test_gradients_that_overflowed_are_left_to_the_scaler():
-    """Half precision: the step must be skipped, so the gradient must not be finite, and no method may see it."""
+    """Half precision: the step must be skipped, so the gradient must not be finite, and no method
+    may see it."""
 
     class Refuses(nn.Module):
         def forward(self, gramian):
@@ -377,14 +437,26 @@ def test_kinds():
 
 @pytest.mark.parametrize("name", ["pcgrad", "Sum", "", None])
 def test_unknown_name_gets_the_list(name):
-    with pytest.raises(ValueError, match="weighting is .*; expected one of: sum, uncertainty, ") as caught:
+    with pytest.raises(
+        ValueError, match="weighting is .*; expected one of: sum, uncertainty, "
+    ) as caught:
         choose(name)
     assert repr(name) in str(caught.value)
-    assert str(caught.value).split(": ")[1].split(", ") == ["sum", "uncertainty", *LOSSES, *GRADIENTS]
+    assert str(caught.value).split(": ")[1].split(", ") == [
+        "sum",
+        "uncertainty",
+        *LOSSES,
+        *GRADIENTS,
+    ]
 
 
 def test_without_torchjd_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
-    with pytest.raises(ModuleNotFoundError, match=r"'PCGrad' needs torchjd; .*pip install 'torchjd\[quadprog-projector\]'"):
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"'PCGrad' needs torchjd; .*pip install 'torchjd\[quadprog-projector\]'",
+    ):
         choose("PCGrad")
-    assert isinstance(choose("uncertainty"), Uncertainty) and isinstance(choose("sum"), weighting.PlainSum)
+    assert isinstance(choose("uncertainty"), Uncertainty) and isinstance(
+        choose("sum"), weighting.PlainSum
+    )
