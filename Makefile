@@ -14,7 +14,7 @@ PY := .venv/bin/python
 .PHONY: run test lab bench outputs experiment checkpoint colab clean
 
 run: .venv/ready
-	$(PY) -m fusion_lib.run $(DATASET)
+	$(PY) -m fusion_lib.lab.run $(DATASET)
 
 test: .venv/ready
 	$(PY) -m pytest -q -rs tests
@@ -24,20 +24,20 @@ lab: .venv/ready
 	$(PY) -m jupyterlab notebooks
 
 bench: .venv/ready
-	$(PY) -m fusion_lib.bench
-	$(PY) -m fusion_lib.speed
+	$(PY) -m fusion_lib.lab.bench
+	$(PY) -m fusion_lib.lab.speed
 
 outputs: .venv/ready
-	$(PY) -m fusion_lib.run store
+	$(PY) -m fusion_lib.lab.run store
 
 experiment: .venv/ready
-	$(PY) -m fusion_lib.experiments $(or $(NAME),--list)
+	$(PY) -m fusion_lib.lab.experiments $(or $(NAME),--list)
 
 checkpoint: .venv/ready
-	$(PY) -m fusion_lib.run checkpoint_$(DATASET)
+	$(PY) -m fusion_lib.lab.run checkpoint_$(DATASET)
 
 colab:  # REPO reaches Python through the environment, whatever characters it holds
-	@$(PYTHON) -m fusion_lib.hosted "$$REPO"
+	@$(PYTHON) -m fusion_lib.lab.hosted "$$REPO"
 	@PYTHONPATH=. $(PYTHON) tests/structure/make_bad.py
 
 # The environment is whole only once `ready` is written; an interrupted installation is taken up again.

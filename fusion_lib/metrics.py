@@ -11,11 +11,8 @@ import numpy as np
 import torch
 from scipy import ndimage, sparse
 
-from fusion_lib.losses import ALL_TARGET_KEYS
-from fusion_lib.regions import decode, fuse, has_regions, vote
-from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, STUFF, THINGS, connected_regions
+from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, STUFF, THINGS
 from fusion_lib.targets import boundary_mask
-from fusion_lib.training import predict
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
@@ -156,118 +153,6 @@ class PanopticQuality:
     def compute(self) -> float:
         """Mean over the classes, in [0, 1]."""
         return float(self._metric.compute())
-
-
-def evaluate(
-    model, dataset, decoding: dict, size: tuple[int, int] | None = None, panoptic: bool = True
-) -> dict:
-    """Every task's metrics of a model over a data set, each picture at its own resolution.
-
-    Args:
-        model: a `FusionModel` or `TwoNetworks`, with any tasks.
-        dataset: yields samples as `datasets` does; its "image", "semantic" and "region" are used,
-            and the labels of every further task of the model, under the task's name.
-        decoding: arguments of `regions.fuse`; for a model with the region task alone, "smoothing"
-            and "threshold".
-        size: see `training.predict`.
-        panoptic: also compute panoptic quality (classes named as in `scenes`).
-
-    Returns:
-        Depending on the tasks: "semantic" (argmax), "voted" (one class a region) and "fused" (the
-            vote's weight as in
-        `decoding`), each as `semantic_scores`; "partition", the means of `partition_scores`;
-        "panoptic_quality" of the voted map; "areas", covering and panoptic quality of the argmax
-        map's connected areas as regions; and under the name of each further task the
-        `semantic_scores` of its argmax.
-
-    Raises:
-        ValueError: a sample lacks the labels of a further task.
-    """
-    num_classes = len(dataset.classes)
-    confusions: dict[str, np.ndarray] = {}
-    partitions, areas_covering = [], []
-    quality = {name: PanopticQuality() for name in ("voted", "areas")} if panoptic else {}
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        true_semantic, true_region = np.asarray(sample["semantic"]), np.asarray(sample["region"])
-        outputs, maps = predict(model, sample["image"], size), {}
-        if has_regions(outputs):
-            if "semantic" in outputs:
-                maps["fused"], region = fuse(outputs, **decoding)
-                maps["voted"] = vote(outputs["semantic"], region)
-            else:
-                region = decode(outputs, **decoding)
-            partitions.append(partition_scores(true_region, region))
-        if "semantic" in outputs:
-            maps["semantic"] = outputs["semantic"].argmax(0)
-            areas = connected_regions(maps["semantic"])
-            areas_covering.append(covering(true_region, areas))
-        if quality and "semantic" in outputs:
-            quality["areas"].update(true_semantic, true_region, maps["semantic"], areas)
-            if "voted" in maps:
-                quality["voted"].update(true_semantic, true_region, maps["voted"], region)
-        for name, labels in maps.items():
-            confusions[name] = confusions.get(name, 0) + confusion_matrix(
-                true_semantic, labels, num_classes
-            )
-        for task in (task for task in outputs if task not in ALL_TARGET_KEYS):
-            if task not in sample:
-                raise ValueError(
-                    f"the sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}"
-                )
-            confusion = confusion_matrix(sample[task], outputs[task].argmax(0), len(outputs[task]))
-            confusions[task] = confusions.get(task, 0) + confusion
-    scores: dict = {name: semantic_scores(confusion) for name, confusion in confusions.items()}
-    if partitions:
-        scores["partition"] = mean_scores(partitions)
-    if areas_covering:
-        scores["areas"] = {"covering": float(np.nanmean(areas_covering))}
-        if quality:
-            scores["areas"]["panoptic_quality"] = quality["areas"].compute()
-    if quality and "voted" in confusions:
-        scores["panoptic_quality"] = quality["voted"].compute()
-    return scores
-
-
-def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron & Tibshirani 1993, section 13.3).
-
-    With few values it is too narrow (five seeds have only 126 different resamples); `t_interval` is
-    the more careful one there. Hand it differences of pairs, run by run, to compare two models.
-
-    Args: values (n,), at least two; level, the wanted coverage.
-    Returns: lower and upper end. The same values always give the same interval.
-    Raises: ValueError: fewer than two values, or one is not finite.
-    """
-    values = _sample(values)
-    drawn = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
-    lower, upper = np.quantile(values[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    return float(lower), float(upper)
-
-
-def t_interval(values, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean: mean -+ t_{n-1} s / sqrt(n). Arguments and errors as
-    `bootstrap_interval`."""
-    from scipy import stats
-
-    values = _sample(values)
-    reach = (
-        stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    )
-    return float(values.mean() - reach), float(values.mean() + reach)
-
-
-def _sample(values) -> np.ndarray:
-    values = np.asarray(values, float)
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"values is {values}; expected at least two finite numbers in a row")
-    return values
-
-
-def mean_scores(scores: list[dict]) -> dict:
-    """Mean of each entry over a list of dicts with equal keys; NaN entries (all-void pictures) are
-    left out."""
-    return {name: float(np.nanmean([one[name] for one in scores])) for name in scores[0]}
 
 
 def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 
-from fusion_lib.metrics import bootstrap_interval
+from fusion_lib.intervals import bootstrap_interval
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
 from fusion_lib.targets import REGION_CLASSES, boundary_mask
 

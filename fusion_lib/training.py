@@ -1,6 +1,6 @@
 """The training loop. It is plain PyTorch and meant to be read.
 
-Every epoch starts from a seed of its own. With the random states kept by `checkpoints.Run`, a run
+Every epoch starts from a seed of its own. With the random states kept by `states.Run`, a run
 that was killed at any moment goes on exactly as if nothing had happened.
 """
 
@@ -14,13 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler
-from torchvision.transforms import v2
 from tqdm import tqdm
 
-from fusion_lib import guards, processes
-from fusion_lib.checkpoints import Run
+from fusion_lib.engine import guards, processes
+from fusion_lib.engine.devices import (
+    choose_device,
+    compiled,
+    forget_peak_memory,
+    half_precision,
+    peak_memory,
+)
+from fusion_lib.engine.states import Run
 from fusion_lib.losses import FusionLoss, target_key
 from fusion_lib.models import parameter_groups
 from fusion_lib.scenes import SEMANTIC_VOID
@@ -32,33 +37,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """CUDA where there is one, else Apple's MPS, else the CPU; or the one named.
-
-    Raises:
-        ValueError: the named device is not on this machine.
-    """
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, there in present.items() if there)
-    if not present.get(name.partition(":")[0], False):
-        raise ValueError(
-            f"device is {name!r}, which this machine lacks; it has"
-            f" {[d for d, t in present.items() if t]}"
-        )
-    return torch.device(name)
-
-
-def half_precision(device: torch.device) -> torch.dtype:
-    """bfloat16, or float16 on a CUDA device that lacks it; the latter needs its losses scaled."""
-    lacks = device.type == "cuda" and not torch.cuda.is_bf16_supported()
-    return torch.float16 if lacks else torch.bfloat16
 
 
 @guards.explains_a_lost_gpu
@@ -108,7 +86,7 @@ def train(
             hardware has it).
         weighting: how the tasks' losses become one update, see `weighting`; default the plain sum
             of `loss`. With another one the run cannot be resumed, so `folder` must be None.
-        folder: where to keep the state, and `best.safetensors`; see `checkpoints.Run`. A run found
+        folder: where to keep the state, and `best.safetensors`; see `states.Run`. A run found
             there is resumed.
         save_every: batches between two states within an epoch; one is written after every epoch,
             too.
@@ -170,7 +148,7 @@ def train(
     )
     run.resume()
     last = epochs if stop_after is None else min(epochs, len(run.history) + stop_after)
-    guards.forget_peak_memory(device)
+    forget_peak_memory(device)
     pieces, look_every = (
         1,
         1 if device.type == "cpu" else 20,
@@ -224,10 +202,7 @@ def train(
             entry |= weighting.end_epoch() | validate(model, loss, val_loader, device)
             validated = {name: entry[f"val_{name}"] for name in run.losses[0]}
             guards.name_not_finite(validated, f"the validation after epoch {epoch}")
-            entry |= {
-                "seconds": time.perf_counter() - began,
-                "memory_mib": guards.peak_memory(device),
-            }
+            entry |= {"seconds": time.perf_counter() - began, "memory_mib": peak_memory(device)}
             run.finish_epoch(entry)
             bar.update()
             interrupts.end_if_asked(f"after epoch {epoch}")
@@ -310,58 +285,6 @@ def _in_pieces(
     return sums
 
 
-def compiled(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str]:
-    """The model behind `torch.compile`, tried out forward and backward, and ""; or the model as it
-    is, and why.
-
-    Both share their weights. What fails to compile differs between machines: a missing C++
-    compiler, an old GPU.
-
-    Args:
-        images: (N, 3, H, W) on the model's device, as they will come; another shape compiles once
-            more.
-    """
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    faster = torch.compile(model)
-    try:
-        sum(logits.float().mean() for logits in faster(images).values()).backward()
-        return faster, ""
-    except Exception as error:  # the compiler's own exceptions differ from version to version
-        return model, f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
-    finally:
-        model.zero_grad(set_to_none=True)
-        model.load_state_dict(buffers, strict=False)  # statistics of batch norm, as they were
-
-
-def time_step(
-    model: nn.Module,
-    images: torch.Tensor,
-    precision: torch.dtype = torch.float32,
-    repeats: int = 10,
-    backward: bool = True,
-) -> float:
-    """Median milliseconds of one forward and (unless told otherwise) backward pass, after two to
-    warm up."""
-    device = images.device
-    synchronize = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(
-        device.type, lambda: None
-    )
-    times = []
-    for _ in range(repeats + 2):
-        synchronize()
-        began = time.perf_counter()
-        with (
-            torch.autocast(device.type, precision, enabled=precision != torch.float32),
-            torch.set_grad_enabled(backward),
-        ):
-            outputs = model(images)
-        if backward:
-            sum(logits.float().square().mean() for logits in outputs.values()).backward()
-        synchronize()
-        times.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(times[2:]))
-
-
 @torch.no_grad()
 def validate(
     model: nn.Module, loss: FusionLoss, loader: DataLoader, device: torch.device
@@ -407,39 +330,6 @@ def validate(
         | mious
         | {"val_score": sum(mious.values()) / len(mious)}
     )
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module, image: torch.Tensor, size: tuple[int, int] | None = None
-) -> dict[str, np.ndarray]:
-    """Log-probabilities of every task for one picture, at the picture's own resolution.
-
-    Args:
-        model: maps images to {task: logits}; put into evaluation mode.
-        image: (3, H, W) uint8, or float in [0, 1].
-        size: (H, W) at which the network looks at the picture; its logits are resized back.
-            Default: as it is.
-
-    Returns:
-        {task: (C, H, W) float32 log-softmax}; of affinities the log-sigmoid, each channel being a
-        probability itself.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    image = (
-        v2.functional.to_dtype(image, torch.float32, scale=True)
-        .as_subclass(torch.Tensor)[None]
-        .to(device)
-    )
-    seen = image if size is None else F.interpolate(image, size, mode="bilinear", antialias=True)
-    outputs = {}
-    for task, logits in model(seen).items():
-        if size is not None:
-            logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
-        log_probabilities = F.logsigmoid(logits) if task == "affinity" else logits.log_softmax(1)
-        outputs[task] = log_probabilities[0].float().cpu().numpy()
-    return outputs
 
 
 def _exact(device: torch.device) -> torch.dtype:

@@ -30,7 +30,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from fusion_lib import hosted
+from fusion_lib.lab import hosted
 
 try:
     import tomllib

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import rules
 
-from fusion_lib import hosted
+from fusion_lib.lab import hosted
 
 FOLDER = rules.ROOT / "tests" / "bad"
 # white, 1 x 1

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fusion_lib import hosted
+from fusion_lib.lab import hosted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -236,7 +236,7 @@ def second_cell_sets_up(lesson: Lesson) -> list[str]:
     if cell.kind != "code" or cell.source.rstrip() != setup_cell():
         return [
             f"{cell}: is not the standard set-up cell for {repository()}; copy it from"
-            " fusion_lib/hosted.py, or run: make colab REPO=owner/name"
+            " fusion_lib/lab/hosted.py, or run: make colab REPO=owner/name"
         ]
     return (
         []

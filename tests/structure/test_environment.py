@@ -12,7 +12,7 @@ import yaml  # jupyterlab brings it
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from fusion_lib import hosted
+from fusion_lib.lab import hosted
 
 try:
     import tomllib

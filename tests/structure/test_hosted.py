@@ -9,7 +9,7 @@ import sys
 import project
 import pytest
 
-from fusion_lib import hosted
+from fusion_lib.lab import hosted
 
 HOSTS = (
     "https://colab.research.google.com/github/",

@@ -9,20 +9,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusion_lib import (
-    checkpoints,
-    datasets,
-    experiments,
-    grids,
-    measures,
-    metrics,
-    models,
-    recipes,
-    rivals,
-    run,
-    speed,
-)
-from fusion_lib.experiments import select
+from fusion_lib import datasets, evaluation, intervals, models
+from fusion_lib.engine import checkpoints, files
+from fusion_lib.lab import experiments, grids, measures, recipes, rivals, run, speed
+from fusion_lib.lab.experiments import select
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -135,8 +125,8 @@ def test_fused_model_covers_more_than_every_classical_method():
 def test_shipped_model_is_the_run_of_seed_0(model, file):
     """Its scores are those of the results file, within 0.01: what another processor may change is
     far smaller."""
-    network, facts = checkpoints.load_checkpoint(datasets.data_file(f"{file}_scenes.safetensors"))
-    scores = metrics.evaluate(network, datasets.Scenes("test"), facts["decoding"])
+    network, facts = checkpoints.load_checkpoint(files.data_file(f"{file}_scenes.safetensors"))
+    scores = evaluation.evaluate(network, datasets.Scenes("test"), facts["decoding"])
     assert scores["semantic"]["miou"] == pytest.approx(runs(model, "miou")[0], abs=0.01)
     assert scores["fused"]["miou"] == pytest.approx(runs(model, "miou_fused")[0], abs=0.01)
     assert scores["partition"]["covering"] == pytest.approx(
@@ -151,7 +141,7 @@ def test_shipped_model_is_the_run_of_seed_0(model, file):
 def test_shipped_model_for_photographs_is_the_run_of_seed_0():
     """Its scores are those of the results file, within 0.01, half precision included, and those of
     its data card."""
-    path = datasets.data_file(run.PHOTO_CHECKPOINT)
+    path = files.data_file(run.PHOTO_CHECKPOINT)
     network, facts = checkpoints.load_checkpoint(path)
     scores = recipes.scores(network, recipes.PHOTOGRAPHS_FUSED, facts["decoding"])
     found = [
@@ -262,7 +252,7 @@ def test_from_imagenet_fusion_adds_little_to_the_names():
         for m in ("semantic only", "own decoders")
     ]
     assert [round(mean, 3) for mean in means] == [0.414, 0.439, 0.582, 0.588]
-    low, high = metrics.t_interval(
+    low, high = intervals.t_interval(
         small("miou", "own decoders", grids.BEST_START)
         - small("miou", "semantic only", grids.BEST_START)
     )
@@ -293,7 +283,7 @@ def test_from_imagenet_names_are_level_over_five_folds():
         values = gains(column, alone)
         assert (
             len(values) == 5
-            and tuple(np.round([values.mean(), *metrics.t_interval(values)], 1)) == expected
+            and tuple(np.round([values.mean(), *intervals.t_interval(values)], 1)) == expected
         )
 
 
@@ -314,7 +304,7 @@ def test_beside_other_decoders_in_equal_time():
     assert ours.mean() > others["LRASPP"].mean() - 0.001
     assert all(
         low < 0 < high
-        for low, high in (metrics.t_interval(ours - values) for values in others.values())
+        for low, high in (intervals.t_interval(ours - values) for values in others.values())
     )
     ratios = {
         name: np.mean([row["time_ratio"] for row in select(rows, model=name)])

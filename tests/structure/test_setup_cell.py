@@ -7,7 +7,7 @@ import pytest
 import rules
 from IPython.core.interactiveshell import InteractiveShell
 
-from fusion_lib import hosted
+from fusion_lib.lab import hosted
 
 CELL = hosted.setup_cell("https://github.com/jane/seg")
 FOUND = util.find_spec

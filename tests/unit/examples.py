@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from fusion_lib.datasets import SegmentationDataset
+from fusion_lib.lab.recipes import Recipe
 from fusion_lib.models import FusionModel
-from fusion_lib.recipes import Recipe
 from fusion_lib.scenes import CLASSES
 from fusion_lib.targets import region_target
 

@@ -10,7 +10,8 @@ from examples import tiny_model, tiny_samples
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from fusion_lib import processes, training, weighting
+from fusion_lib import training, weighting
+from fusion_lib.engine import processes
 from fusion_lib.losses import FusionLoss
 
 LOSS = FusionLoss(1.0, 2.0, torch.tensor([3.0, 2.0, 1.0]))

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from fusion_lib import recipes
-from fusion_lib.adapters import Cityscapes, PascalVOC, object_regions
+from fusion_lib.datasets.voc_and_cityscapes import Cityscapes, PascalVOC, object_regions
+from fusion_lib.lab import recipes
 from fusion_lib.targets import RegionTarget
 from fusion_lib.transforms import augmentation
 

@@ -10,7 +10,7 @@ import torch
 from examples import SEEDS, blobs, permuted_ids, random_region_map, tiny_samples
 from torch.utils.data import DataLoader
 
-from fusion_lib import training
+from fusion_lib import prediction, training
 from fusion_lib.affinities import (
     OFFSETS,
     AffinityTarget,
@@ -351,7 +351,7 @@ def test_a_model_with_affinities_trains_and_predicts():
         for c in (0, 1)
     ]
     assert best["val_miou_affinity"] == pytest.approx(float(sum(ious) / 2), abs=1e-6)
-    predicted = training.predict(model, batch["image"][0])["affinity"]
+    predicted = prediction.predict(model, batch["image"][0])["affinity"]
     with torch.no_grad():
         expected = model(batch["image"][:1])["affinity"][0].sigmoid().numpy()
     np.testing.assert_allclose(np.exp(predicted), expected, atol=1e-6)

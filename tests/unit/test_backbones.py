@@ -10,9 +10,14 @@ import torch
 import torchvision
 from test_datasets import server
 
-from fusion_lib import backbones
-from fusion_lib.backbones import NAMES, TORCHVISION, TorchvisionEncoder, backbone, imagenet_weights
-from fusion_lib.models import FusionModel, TwoNetworks
+from fusion_lib.models import FusionModel, TwoNetworks, encoders
+from fusion_lib.models.encoders import (
+    NAMES,
+    TORCHVISION,
+    TorchvisionEncoder,
+    backbone,
+    imagenet_weights,
+)
 
 BOTH = {"semantic": 5, "region": 3}
 torchvision_names = pytest.mark.parametrize("name", TORCHVISION)
@@ -216,4 +221,4 @@ def test_names_are_lite0_and_torchvisions():
     assert ("lite0", *TORCHVISION) == NAMES and set(TORCHVISION) <= set(
         torchvision.models.list_models(torchvision.models)
     )
-    assert backbones.backbone("resnet18", False).channels is not TORCHVISION["resnet18"][2]
+    assert encoders.backbone("resnet18", False).channels is not TORCHVISION["resnet18"][2]

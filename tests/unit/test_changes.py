@@ -7,9 +7,17 @@ import torch
 from examples import SEEDS, random_region_map, tiny_model
 from scipy import ndimage
 
-from fusion_lib import changes, metrics, recipes, scenes
-from fusion_lib.changes import CHANGES, PIXEL_CHANGES, Changed, border_curves, border_errors, curves
+from fusion_lib import evaluation, scenes
 from fusion_lib.datasets import Scenes, SegmentationDataset
+from fusion_lib.lab import changes, recipes
+from fusion_lib.lab.changes import (
+    CHANGES,
+    PIXEL_CHANGES,
+    Changed,
+    border_curves,
+    border_errors,
+    curves,
+)
 
 TEST = Scenes("test")
 SEVERITIES = range(len(CHANGES["dark"].values))
@@ -350,7 +358,7 @@ def test_border_curves_sum_up_to_the_pixel_accuracy():
     model = tiny_model(outputs=recipes.TASKS)
     dataset = Changed(shipped, "test", "dark", 1, pictures=4)
     sums = border_curves(model, dataset, DECODING)
-    scores = metrics.evaluate(model, dataset, DECODING, panoptic=False)
+    scores = evaluation.evaluate(model, dataset, DECODING, panoptic=False)
     assert {*sums} == {"pixels", "wrong", "wrong_fused"}
     for wrong, task in (("wrong", "semantic"), ("wrong_fused", "fused")):
         assert 1 - sum(sums[wrong]) / sum(sums["pixels"]) == pytest.approx(
@@ -368,7 +376,7 @@ def test_curves_are_the_scores_at_every_severity():
     }
     assert all(len(values) == 5 for values in measured.values())
     for severity in (0, 3):
-        scores = metrics.evaluate(
+        scores = evaluation.evaluate(
             model, Changed(shipped, "test", "occlusion", severity, 3), DECODING, panoptic=False
         )
         assert measured["miou_occlusion"][severity] == scores["semantic"]["miou"]

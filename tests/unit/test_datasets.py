@@ -24,6 +24,7 @@ from fusion_lib.datasets import (
     StanfordBackground,
     download_stanford_background,
 )
+from fusion_lib.engine import files
 
 IDS = [f"{number:07d}" for number in range(10)]
 
@@ -769,7 +770,7 @@ def test_facts_about_the_real_photographs(tmp_path, monkeypatch):
 
 
 def test_folds_file_holds_715_photographs_in_five_equal_folds():
-    with open(datasets.data_folder() / "stanford_background_folds.csv", newline="") as file:
+    with open(files.data_folder() / "stanford_background_folds.csv", newline="") as file:
         folds = {row["image_id"]: int(row["fold"]) for row in csv.DictReader(file)}
     assert len(folds) == 715 and collections.Counter(folds.values()) == dict.fromkeys(range(5), 143)
     for one, other in (("6000068", "6000318"), ("6000257", "6000348"), ("6000117", "6000324")):

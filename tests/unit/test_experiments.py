@@ -23,9 +23,10 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from fusion_lib import checkpoints, experiments, grids
-from fusion_lib.datasets import data_folder
-from fusion_lib.experiments import Experiment, Table, again, fingerprint, main, results, select
+from fusion_lib.engine import checkpoints
+from fusion_lib.engine.files import data_folder
+from fusion_lib.lab import experiments, grids
+from fusion_lib.lab.experiments import Experiment, Table, again, fingerprint, main, results, select
 
 MODELS = ("one", "two", 'said "ä", so', "last")
 RUNS = tuple({"rate": rate, "model": model} for rate in (0.015, 1.0) for model in MODELS)
@@ -695,7 +696,7 @@ NURSERY = """
     import os, signal, sys, time
     sys.path[:] = {path}
     from pathlib import Path
-    from fusion_lib.experiments import run
+    from fusion_lib.lab.experiments import run
     from test_experiments import numbers_of, toy
 
     def life(path, how, at, ready):
@@ -896,7 +897,7 @@ def test_results_leave_unusable_rows_out_with_a_warning(shipped):
 def test_results_that_are_not_there(shipped):
     with pytest.raises(
         FileNotFoundError,
-        match="'toy', which has no results yet; call: .* fusion_lib.experiments toy",
+        match="'toy', which has no results yet; call: .* fusion_lib.lab.experiments toy",
     ):
         results("toy")
     with pytest.raises(ValueError, match="experiment is 'tyo'; expected one of: toy, other"):
@@ -1013,9 +1014,11 @@ def test_main_says_in_one_line_why_it_refuses(shipped, capsys, monkeypatch):
 @pytest.mark.parametrize("arguments, status", [(["--list"], 0), (["no such experiment"], 2)])
 def test_exit_status_of_the_command(monkeypatch, capsys, arguments, status):
     monkeypatch.setattr(sys, "argv", ["experiments", *arguments])
-    monkeypatch.delitem(sys.modules, "fusion_lib.experiments")  # else runpy warns that it is there
+    monkeypatch.delitem(
+        sys.modules, "fusion_lib.lab.experiments"
+    )  # else runpy warns that it is there
     with pytest.raises(SystemExit) as caught:
-        runpy.run_module("fusion_lib.experiments", run_name="__main__")
+        runpy.run_module("fusion_lib.lab.experiments", run_name="__main__")
     assert caught.value.code == status
     said = "".join(capsys.readouterr())
     assert all(name in said for name in grids.EXPERIMENTS)

@@ -7,7 +7,8 @@ import shutil
 import pytest
 from servers import server
 
-from fusion_lib import datasets, files
+from fusion_lib import datasets
+from fusion_lib.engine import files
 
 CONTENT = b"the file as it was published\n" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -86,7 +87,7 @@ def test_spoilt_is_fetched_once_into_the_cache(shipped, cache, monkeypatch, how)
 
 
 def test_scenes_are_read_from_a_fetched_file(tmp_path, cache, monkeypatch):
-    whole = datasets.data_folder()
+    whole = files.data_folder()
     monkeypatch.setattr(files, "data_folder", lambda: tmp_path)
     shutil.copy(whole / "SHA256SUMS", tmp_path)
     with server((whole / "scenes_val.npz").read_bytes()) as (address, _):

@@ -8,9 +8,8 @@ import torch
 from examples import tiny_loaders, tiny_model
 from torch import nn
 
-from fusion_lib import backbones
 from fusion_lib.losses import FusionLoss
-from fusion_lib.models import FusionModel, TwoNetworks, count_parameters, parameter_groups
+from fusion_lib.models import FusionModel, TwoNetworks, count_parameters, encoders, parameter_groups
 from fusion_lib.training import train
 
 BOTH = {"semantic": 3, "region": 3}
@@ -68,7 +67,7 @@ def test_frozen_stages_stay_as_they_are_and_all_else_moves(encoder, stages):
 
 
 def test_every_stage_of_an_encoder_is_found_and_together_they_are_the_encoder():
-    for encoder in ("small", *backbones.NAMES):
+    for encoder in ("small", *encoders.NAMES):
         model = model_of(encoder)
         parts = [list(stage.parameters()) for stage in model.encoder.stages]
         assert len(parts) == len(model.encoder.channels) and all(parts)
@@ -79,7 +78,7 @@ def test_every_stage_of_an_encoder_is_found_and_together_they_are_the_encoder():
 
 def test_a_stage_is_what_makes_its_feature_map():
     """A change in stage s changes the feature maps from s on, and none before."""
-    for encoder in ("small", *backbones.NAMES):
+    for encoder in ("small", *encoders.NAMES):
         model = model_of(encoder).eval()
         images = torch.rand(1, 3, 64, 64)
         before = model.encoder(images)
@@ -155,7 +154,7 @@ def test_a_compiled_model_keeps_its_frozen_stages():
 
 def test_a_checkpoint_comes_back_free(tmp_path):
     """What was frozen is a matter of the training, not of the model."""
-    from fusion_lib.checkpoints import load_checkpoint, save_checkpoint
+    from fusion_lib.engine.checkpoints import load_checkpoint, save_checkpoint
 
     model = model_of("small", frozen_stages=3)
     assert "frozen_stages" not in model.config

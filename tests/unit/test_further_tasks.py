@@ -10,8 +10,10 @@ from examples import RECIPE, Blobs, Reads, one_hot, tiny_loaders, tiny_model, ti
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fusion_lib import changes, checkpoints, measures, metrics, plots, recipes, training, weighting
-from fusion_lib.changes import Changed
+from fusion_lib import evaluation, plots, training, weighting
+from fusion_lib.engine import checkpoints
+from fusion_lib.lab import changes, measures, recipes
+from fusion_lib.lab.changes import Changed
 from fusion_lib.losses import FusionLoss, pixel_cross_entropy, target_key
 from fusion_lib.models import FusionModel, TwoNetworks
 from fusion_lib.regions import has_regions
@@ -110,7 +112,7 @@ def test_further_labels_stay_where_semantic_labels_are_taken_away():
 
 def test_a_data_set_on_the_device_keeps_its_further_labels():
     """They move with the semantic labels, of which they are functions, and change no draw."""
-    from fusion_lib.resident import ResidentLoader
+    from fusion_lib.engine.resident import ResidentLoader
 
     batches = []
     for data in (Blobs("train"), MoreBlobs("train")):
@@ -142,8 +144,8 @@ def test_further_labels_change_nothing_for_a_model_of_two_tasks():
 
 
 def test_a_further_head_changes_no_other_tasks_scores():
-    two = metrics.evaluate(Reads("semantic", "region"), MoreBlobs("test"), DECODING)
-    four = metrics.evaluate(ReadsMore("semantic", "region"), MoreBlobs("test"), DECODING)
+    two = evaluation.evaluate(Reads("semantic", "region"), MoreBlobs("test"), DECODING)
+    four = evaluation.evaluate(ReadsMore("semantic", "region"), MoreBlobs("test"), DECODING)
     assert set(four) - set(two) == {"surfaces", "parity"}
     np.testing.assert_equal({name: four[name] for name in two}, two)
     decodings = [
@@ -271,7 +273,7 @@ def test_further_scores_by_hand():
     counts = sum(
         np.bincount(data.read(index)[1].ravel(), minlength=256) for index in range(len(data))
     )[:8]
-    scores = metrics.evaluate(ReadsMore(), data, {})
+    scores = evaluation.evaluate(ReadsMore(), data, {})
     assert set(scores) == {"surfaces", "parity"}
     low, middle, high, wrong = counts[:3].sum(), counts[3:6].sum(), counts[6:].sum(), counts[0]
     assert wrong > 0 and middle > 0
@@ -283,7 +285,7 @@ def test_further_scores_by_hand():
 
 
 def test_semantic_and_surfaces_without_regions():
-    scores = metrics.evaluate(ReadsMore("semantic"), MoreBlobs("test"), {})
+    scores = evaluation.evaluate(ReadsMore("semantic"), MoreBlobs("test"), {})
     assert set(scores) == {"semantic", "areas", "surfaces", "parity"}
     with pytest.raises(
         ValueError,
@@ -293,7 +295,7 @@ def test_semantic_and_surfaces_without_regions():
 
 
 def test_regions_and_surfaces_without_semantic():
-    scores = metrics.evaluate(
+    scores = evaluation.evaluate(
         ReadsMore("region"), MoreBlobs("test"), {"smoothing": 0.5, "threshold": 0.5}
     )
     assert set(scores) == {"partition", "surfaces", "parity"}
@@ -304,7 +306,7 @@ def test_further_labels_missing_in_the_samples():
         ValueError,
         match=r"sample has \['image', 'region', 'semantic'\]; task 'surfaces' expects its labels",
     ):
-        metrics.evaluate(ReadsMore("semantic"), Blobs("test"), {})
+        evaluation.evaluate(ReadsMore("semantic"), Blobs("test"), {})
 
 
 @pytest.mark.parametrize(

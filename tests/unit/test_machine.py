@@ -5,7 +5,9 @@ import types
 import pytest
 import torch
 
-from fusion_lib import machine, models, recipes
+from fusion_lib import models
+from fusion_lib.engine import machine
+from fusion_lib.lab import recipes
 from fusion_lib.losses import FusionLoss
 
 GIB = 2**30

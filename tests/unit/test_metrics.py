@@ -19,19 +19,17 @@ from torchmetrics.classification import (
 )
 
 from fusion_lib import metrics
+from fusion_lib.evaluation import evaluate, mean_scores
+from fusion_lib.intervals import bootstrap_interval, t_interval
 from fusion_lib.metrics import (
     PanopticQuality,
-    bootstrap_interval,
     boundary_f,
     confusion_matrix,
     contingency,
     covering,
     delta_m,
-    evaluate,
-    mean_scores,
     partition_scores,
     semantic_scores,
-    t_interval,
 )
 from fusion_lib.scenes import CLASSES, STUFF, THINGS, connected_regions
 from fusion_lib.targets import region_target
@@ -556,8 +554,8 @@ def test_evaluate_areas_are_those_of_the_argmax_map():
 
 def test_shipped_checkpoint_is_small_and_has_both_tasks():
     """Its scores are held to the results file in tests/structure/test_results.py."""
-    from fusion_lib.checkpoints import load_checkpoint
-    from fusion_lib.datasets import data_folder
+    from fusion_lib.engine.checkpoints import load_checkpoint
+    from fusion_lib.engine.files import data_folder
 
     path = data_folder() / "fused_scenes.safetensors"
     assert path.stat().st_size < 5e6

@@ -13,7 +13,9 @@ import torch
 from examples import RECIPE, tiny_loaders, tiny_model
 from several import a_run, gradients, scores, with_void
 
-from fusion_lib import processes, recipes, training
+from fusion_lib import training
+from fusion_lib.engine import processes
+from fusion_lib.lab import recipes
 from fusion_lib.losses import FusionLoss
 
 HERE = Path(__file__).parent

@@ -9,12 +9,14 @@ import pytest
 import torch
 from examples import RECIPE, Blobs, Reads
 
-from fusion_lib import metrics, recipes, training
+from fusion_lib import evaluation, metrics, prediction, training
 from fusion_lib.affinities import decode_affinities
+from fusion_lib.engine import devices
+from fusion_lib.engine.resident import ResidentLoader
+from fusion_lib.lab import recipes
+from fusion_lib.lab.recipes import AFFINITY_TASKS, TASKS, fit, loaders, tune_decoding
 from fusion_lib.models import FusionModel, TwoNetworks
-from fusion_lib.recipes import AFFINITY_TASKS, TASKS, fit, loaders, tune_decoding
 from fusion_lib.regions import decode_regions, fuse, vote
-from fusion_lib.resident import ResidentLoader
 from fusion_lib.targets import region_target
 
 BOTH, SEMANTIC, REGION = TASKS, {"semantic": 8}, {"region": 3}
@@ -179,7 +181,7 @@ def test_pictures_are_kept_on_the_device_if_the_recipe_says_so():
     assert (
         isinstance(loader, ResidentLoader)
         and len(loader) == 10
-        and loader.image.device.type == training.choose_device().type
+        and loader.image.device.type == devices.choose_device().type
     )
     assert {"image", "semantic", "region_target"} <= set(next(iter(loader)))
     for recipe, outputs in (
@@ -267,7 +269,7 @@ def test_fit_with_the_region_task_as_affinities():
     assert list(decoding) == ["bias", "smallest", "edge_weight", "vote_weight"]
     scores = recipes.scores(model, RECIPE, decoding)
     assert {"semantic", "voted", "fused", "partition"} < set(scores)
-    outputs = training.predict(model, Blobs("test")[0]["image"])
+    outputs = prediction.predict(model, Blobs("test")[0]["image"])
     expected = decode_affinities(
         np.exp(outputs["affinity"]),
         decoding["bias"],
@@ -318,7 +320,7 @@ def test_decoding_is_the_best_of_its_grid(noise):
     mIoU."""
     model, val = Reads("semantic", "region", noise=noise), Blobs("val")
     samples = [val[index] for index in range(len(val))]
-    predicted = [training.predict(model, sample["image"]) for sample in samples]
+    predicted = [prediction.predict(model, sample["image"]) for sample in samples]
 
     def coverings(smoothing, threshold, edge_weight):
         for sample, p in zip(samples, predicted):
@@ -365,7 +367,7 @@ def test_scores_are_those_of_the_split():
         {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4},
     )
     for split in ("val", "test"):
-        expected = metrics.evaluate(model, Blobs(split), decoding, panoptic=False)
+        expected = evaluation.evaluate(model, Blobs(split), decoding, panoptic=False)
         np.testing.assert_equal(recipes.scores(model, RECIPE, decoding, split), expected)
     np.testing.assert_equal(recipes.scores(model, RECIPE, decoding), expected)  # the test pictures
 
@@ -374,7 +376,7 @@ def test_fused_maps_are_argmax_regions_and_one_class_a_region():
     model, image = Reads("semantic", "region"), Blobs("val")[2]["image"]
     decoding = {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.2}
     argmax, region, voted = recipes.fused_maps(model, image, decoding)
-    outputs = training.predict(model, image)
+    outputs = prediction.predict(model, image)
     np.testing.assert_array_equal(argmax, outputs["semantic"].argmax(0))
     np.testing.assert_array_equal(region, fuse(outputs, **decoding)[1])
     np.testing.assert_array_equal(voted, vote(outputs["semantic"], region))

@@ -5,17 +5,10 @@ import pytest
 from examples import blobs, one_hot, permuted_ids, random_region_map
 from scipy import ndimage
 
+from fusion_lib.classical import felzenszwalb_regions, gradient_watershed_regions, kmeans_regions
 from fusion_lib.datasets import Scenes
 from fusion_lib.metrics import covering
-from fusion_lib.regions import (
-    class_edges,
-    decode_regions,
-    felzenszwalb_regions,
-    fuse,
-    gradient_watershed_regions,
-    kmeans_regions,
-    vote,
-)
+from fusion_lib.regions import class_edges, decode_regions, fuse, vote
 from fusion_lib.targets import BOUNDARY, CORE, RIM, boundary_mask, region_target
 
 

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from fusion_lib import training
+from fusion_lib.engine.resident import ResidentLoader, region_targets
 from fusion_lib.losses import FusionLoss
-from fusion_lib.resident import ResidentLoader, region_targets
 from fusion_lib.targets import region_target
 
 CPU = torch.device("cpu")

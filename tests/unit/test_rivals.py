@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from fusion_lib import recipes
+from fusion_lib.lab import recipes
+from fusion_lib.lab.rivals import DECODERS, Rival
 from fusion_lib.models import FusionModel, count_parameters, parameter_groups
-from fusion_lib.rivals import DECODERS, Rival
 
 SEMANTIC = {"semantic": 8}
 

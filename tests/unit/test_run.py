@@ -4,8 +4,8 @@ tables."""
 import pytest
 from examples import RECIPE, Reads
 
-from fusion_lib import recipes, run
-from fusion_lib.checkpoints import load_checkpoint
+from fusion_lib.engine.checkpoints import load_checkpoint
+from fusion_lib.lab import recipes, run
 
 DECODING = {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4}
 PARTITION = {"covering", "VI bits", "adapted Rand error"}

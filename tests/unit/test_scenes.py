@@ -11,7 +11,8 @@ from examples import random_region_map
 from scipy import ndimage
 
 from fusion_lib import scenes
-from fusion_lib.datasets import Scenes, data_folder
+from fusion_lib.datasets import Scenes
+from fusion_lib.engine.files import data_folder
 
 SEEDS = [0, 1, 2, 17, 10_003, 20_042]
 

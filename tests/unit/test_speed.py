@@ -6,7 +6,9 @@ import pytest
 import torch
 from examples import tiny_loaders, tiny_model
 
-from fusion_lib import speed, training
+from fusion_lib import training
+from fusion_lib.engine import devices
+from fusion_lib.lab import speed
 from fusion_lib.losses import FusionLoss
 
 CPU = torch.device("cpu")
@@ -60,7 +62,7 @@ def test_run_goes_on_without_the_compiler(monkeypatch, capsys):
 
 def test_compiler_that_fails_without_a_word(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model: silent)
-    assert training.compiled(tiny_model(), torch.rand(2, 3, 16, 16))[1] == "RuntimeError: "
+    assert devices.compiled(tiny_model(), torch.rand(2, 3, 16, 16))[1] == "RuntimeError: "
 
 
 def silent(images):
@@ -73,7 +75,7 @@ def test_trying_a_compiled_model_leaves_no_trace(monkeypatch):
     )  # the compiler itself is PyTorch's to test
     model = tiny_model().train()
     before = {name: values.clone() for name, values in model.state_dict().items()}
-    faster, problem = training.compiled(model, torch.rand(2, 3, 16, 16))
+    faster, problem = devices.compiled(model, torch.rand(2, 3, 16, 16))
     assert faster is model and problem == ""
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -88,9 +90,9 @@ def test_data_paths_are_timed_alone(resident):
 
 
 def test_half_precision_of_a_device(monkeypatch):
-    assert training.half_precision(CPU) == torch.bfloat16
+    assert devices.half_precision(CPU) == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert training.half_precision(torch.device("cuda")) == torch.float16
+    assert devices.half_precision(torch.device("cuda")) == torch.float16
 
 
 def test_profile_shares_out_all_of_the_time():

@@ -25,11 +25,13 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
-from fusion_lib import checkpoints, guards, training, weighting
-from fusion_lib.checkpoints import load_checkpoint, save_checkpoint
+from fusion_lib import training, weighting
+from fusion_lib.engine import checkpoints, devices, guards, states
+from fusion_lib.engine.checkpoints import load_checkpoint, save_checkpoint
 from fusion_lib.losses import FusionLoss
 from fusion_lib.models import FusionModel, TwoNetworks
-from fusion_lib.training import predict, seed_everything, train, validate
+from fusion_lib.prediction import predict
+from fusion_lib.training import seed_everything, train, validate
 
 CPU = torch.device("cpu")
 
@@ -76,7 +78,7 @@ def test_seed_may_be_larger_than_numpy_takes():
 
 
 def test_choose_device():
-    assert training.choose_device("cpu") == CPU
+    assert devices.choose_device("cpu") == CPU
     expected = (
         "cuda"
         if torch.cuda.is_available()
@@ -84,7 +86,7 @@ def test_choose_device():
         if torch.backends.mps.is_available()
         else "cpu"
     )
-    assert training.choose_device().type == expected
+    assert devices.choose_device().type == expected
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_device_that_is_not_there(name):
     with pytest.raises(
         ValueError, match=rf"device is '{name}', which this machine lacks; it has \[.*'cpu'"
     ):
-        training.choose_device(name)
+        devices.choose_device(name)
 
 
 # --- what a run does ---------------------------------------------------------------------------
@@ -285,17 +287,17 @@ def test_peak_memory_is_that_of_the_run_and_not_of_what_was_before():
     """In a process of its own: a large one may lose pages to the system in between."""
     code = """
 import numpy as np, torch
-from fusion_lib import guards
+from fusion_lib.engine import guards
 CPU = torch.device("cpu")
 block = np.ones(40_000_000)  # 305 MiB
-peaks = [guards.peak_memory(CPU)]
+peaks = [devices.peak_memory(CPU)]
 del block
-guards.forget_peak_memory(CPU)
-peaks.append(guards.peak_memory(CPU))
+devices.forget_peak_memory(CPU)
+peaks.append(devices.peak_memory(CPU))
 block = np.ones(20_000_000)
-peaks.append(guards.peak_memory(CPU))
+peaks.append(devices.peak_memory(CPU))
 del block
-print(*peaks, guards.peak_memory(CPU))
+print(*peaks, devices.peak_memory(CPU))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     with_block, before, smaller, after = map(float, done.stdout.split())
@@ -799,11 +801,11 @@ def test_state_of_a_newer_version_is_refused(tmp_path, monkeypatch):
 def test_state_written_on_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
     """The random states of a GPU are in the file; where there is none, they are left alone."""
     straight, history = run(tiny_model(5), loaders=noisy_loaders(), epochs=3)
-    states = checkpoints._random_states
+    states_of = states._random_states
     monkeypatch.setattr(
         checkpoints,
         "_random_states",
-        lambda: [*states()[:3], [torch.zeros(16, dtype=torch.uint8)] * 9],
+        lambda: [*states_of()[:3], [torch.zeros(16, dtype=torch.uint8)] * 9],
     )
     run(tiny_model(5), loaders=noisy_loaders(), epochs=3, folder=tmp_path, stop_after=1)
     assert len(torch.load(tmp_path / "state.pt", weights_only=True)["random"][0][3]) == 9
@@ -1132,7 +1134,7 @@ def test_batch_that_broke_some_steps_ago_is_found_and_the_best_weights_come_back
     """On a GPU the losses are looked at every 20 steps."""
     model = tiny_model(1)
     good = {"total": torch.tensor(3.0), "semantic": torch.tensor(1.0), "region": torch.tensor(2.0)}
-    run_ = checkpoints.Run(tmp_path, {}, {"model": model})
+    run_ = states.Run(tmp_path, {}, {"model": model})
     run_.best = tiny_model(2).state_dict()
     run_.losses = [
         good,

@@ -8,7 +8,9 @@ import pytest
 from examples import RECIPE
 from test_further_tasks import MoreBlobs
 
-from fusion_lib import backbones, grids, measures, metrics, recipes
+from fusion_lib import evaluation
+from fusion_lib.lab import grids, measures, recipes
+from fusion_lib.models import encoders
 
 TINY = replace(
     RECIPE,
@@ -56,7 +58,7 @@ def test_a_start_decides_what_learns_and_how_fast():
 @pytest.mark.parametrize("start, frozen", [("frozen", 5), ("partly frozen", 3)])
 def test_frozen_stages_have_not_moved(start, frozen):
     model, _ = measures.train(run(start), None)
-    pairs = list(zip(backbones.backbone("lite0", pretrained=True).stages, model.encoder.stages))
+    pairs = list(zip(encoders.backbone("lite0", pretrained=True).stages, model.encoder.stages))
     moved = [measures._moved(*pair) for pair in pairs]
     assert moved[:frozen] == [0.0] * frozen and all(way > 0 for way in moved[frozen:])
     miou = measures._argmax_miou(model, TINY)
@@ -91,7 +93,7 @@ def test_from_scratch_there_is_nothing_to_put_back():
 def test_how_far_weights_moved_by_hand():
     """sqrt(sum of squared changes) / sqrt(sum of squares before), over all parameters of a
     stage."""
-    before, after = (backbones.backbone("lite0", pretrained=True).stages[0] for _ in range(2))
+    before, after = (encoders.backbone("lite0", pretrained=True).stages[0] for _ in range(2))
     parameters = list(after.parameters())
     parameters[0].data += 0.5
     whole = np.sqrt(sum(float(p.detach().square().sum()) for p in before.parameters()))
@@ -102,11 +104,11 @@ def test_how_far_weights_moved_by_hand():
 
 def test_a_stage_is_put_back_for_one_look_only():
     model, _ = recipes.fit(TINY, {"semantic": 8})
-    old = backbones.backbone("lite0", pretrained=True).stages[2]
+    old = encoders.backbone("lite0", pretrained=True).stages[2]
     state = {name: values.clone() for name, values in model.state_dict().items()}
     kept = {name: values.clone() for name, values in old.state_dict().items()}
     model.encoder.stages[2].load_state_dict(kept)
-    expected = metrics.evaluate(model, TINY.dataset("test"), {}, TINY.size)["semantic"]["miou"]
+    expected = evaluation.evaluate(model, TINY.dataset("test"), {}, TINY.size)["semantic"]["miou"]
     model.load_state_dict(state)
     assert measures._put_back(model, TINY, old, model.encoder.stages[2]) == pytest.approx(expected)
     assert all((model.state_dict()[name] == values).all() for name, values in state.items())

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
-from fusion_lib import backbones
-from fusion_lib.models import FusionModel
+from fusion_lib.models import FusionModel, encoders
 
 DECODERS = ("Unet", "FPN", "LRASPP")
 
@@ -48,7 +47,7 @@ class Rival(nn.Module):
             )
         if decoder not in DECODERS:
             raise ValueError(f"decoder is {decoder!r}; expected one of: {', '.join(DECODERS)}")
-        self.encoder = backbones.backbone("lite0", pretrained)
+        self.encoder = encoders.backbone("lite0", pretrained)
         make = {"Unet": _Unet, "FPN": _Fpn, "LRASPP": _Lraspp}[decoder]
         self.decoder = make(self.encoder.channels, outputs["semantic"])
         self.register_buffer("mean", torch.tensor(FusionModel.MEAN).view(3, 1, 1), persistent=False)

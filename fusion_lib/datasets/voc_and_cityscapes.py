@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets as torchvision_datasets
 
-from fusion_lib.datasets import SegmentationDataset, _decode
+from fusion_lib.datasets.base import SegmentationDataset, _decode
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 

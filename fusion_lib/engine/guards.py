@@ -1,7 +1,7 @@
 """What keeps a run from being lost: to interrupts, to a GPU that is gone, to losses that are not
 finite.
 
-`training.train` calls these. The state itself is kept by `checkpoints.Run`.
+`training.train` calls these. The state itself is kept by `states.Run`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import functools
 import io
 import math
 import signal
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from fusion_lib import processes
-from fusion_lib.checkpoints import Run, write_whole
+from fusion_lib.engine import processes
+from fusion_lib.engine.files import write_whole
+from fusion_lib.engine.states import Run
 
 # What CUDA says when a GPU that was there is gone: a hosted machine took it back, a driver or a
 # card failed.
@@ -91,34 +90,6 @@ class Interrupts:
             raise KeyboardInterrupt(
                 f"ended {when}, as asked; if it had a folder, the same call goes on from here"
             )
-
-
-def forget_peak_memory(device: torch.device) -> None:
-    """From now on `peak_memory` is the highest since this call."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: the peak is then that of the whole process
-        pass
-
-
-def peak_memory(device: torch.device) -> float:
-    """MiB: of the GPU's memory, or of the process (which holds Python and torch too)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    peak = status.read_text().partition("VmHWM:")[2].split() if status.exists() else []
-    if peak:  # Linux; what getrusage says there may be the parent process's
-        return int(peak[0]) / 2**10
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
-    )
 
 
 def require_finite(run: Run, batches: list[dict], where: str) -> None:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from fusion_lib import metrics
+from fusion_lib import evaluation
 from fusion_lib.datasets import Scenes, SegmentationDataset
+from fusion_lib.prediction import predict
 from fusion_lib.regions import fuse, has_regions
 from fusion_lib.scenes import (
     REGION_VOID,
@@ -31,7 +32,6 @@ from fusion_lib.scenes import (
     sample_scene,
 )
 from fusion_lib.targets import boundary_mask
-from fusion_lib.training import predict
 
 GRAIN = 0.05  # standard deviation of the noise in an unchanged scene, pixel values from 0 to 1
 MARGIN = 2  # pixels by which a patch reaches beyond the box of the thing that it hides
@@ -329,7 +329,7 @@ def border_curves(
 ) -> dict[str, list[int]]:
     """`border_errors` summed over a data set: {"pixels", "wrong", "wrong_fused": one number a bin}.
 
-    Args: model, one with the semantic task; dataset, decoding, size as in `metrics.evaluate`; edges
+    Args: model, one with the semantic task; dataset, decoding, size as in `evaluation.evaluate`; edges
     as above.
     """
     sums: dict[str, np.ndarray] = {}
@@ -357,7 +357,7 @@ def curves(
     """Both tasks' main metrics at every severity of every change, on test pictures.
 
     Args:
-        model, decoding, size: as in `metrics.evaluate`.
+        model, decoding, size: as in `evaluation.evaluate`.
         dataset, pictures: as in `Changed`.
         changes: names in `CHANGES`; for photographs `PIXEL_CHANGES`.
 
@@ -368,7 +368,7 @@ def curves(
 
     def scores(change: str, severity: int) -> dict:
         pictured = Changed(dataset, "test", change, severity, pictures)
-        return metrics.evaluate(model, pictured, decoding, size, panoptic=False)
+        return evaluation.evaluate(model, pictured, decoding, size, panoptic=False)
 
     result, unchanged = {}, None
     for change in changes:

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fusion_lib import datasets, machine, metrics, models, recipes, regions, run, targets, training
+from fusion_lib import datasets, metrics, models, regions, targets
+from fusion_lib.engine import files, machine
+from fusion_lib.lab import recipes, run
 from fusion_lib.losses import FusionLoss
 
 
@@ -56,7 +58,7 @@ def import_seconds() -> tuple[float, float]:
 def pictures() -> list[tuple[str, dict]]:
     """One sample of each size that is at hand."""
     samples = [("64 x 64", datasets.Scenes("val")[0])]
-    if (datasets.cache_folder() / datasets.StanfordBackground.cache_name()).is_dir():
+    if (files.cache_folder() / datasets.StanfordBackground.cache_name()).is_dir():
         samples.append(("240 x 320", datasets.StanfordBackground("val")[0]))
     return samples
 
@@ -121,7 +123,7 @@ def main() -> None:
     for name, backward in (("training step", True), ("prediction", False)):
         fused.train(backward), two.train(backward)
         pairs = [
-            [training.time_step(model, images, backward=backward) for model in (fused, two)]
+            [models.time_step(model, images, backward=backward) for model in (fused, two)]
             for _ in range(5)
         ]
         print(
@@ -137,7 +139,7 @@ def main() -> None:
     )
     own, apart = (model.to(memory_format=torch.channels_last).train() for model in (own, apart))
     pairs = [
-        [training.time_step(model, photographs, repeats=2) for model in (own, apart)]
+        [models.time_step(model, photographs, repeats=2) for model in (own, apart)]
         for _ in range(3)
     ]
     print(

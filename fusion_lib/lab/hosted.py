@@ -1,6 +1,6 @@
 """Name the repository from which a reader who has only a notebook installs fusion_lib.
 
-    python -m fusion_lib.hosted owner/name     # on GitHub; `make colab REPO=owner/name` in a clone
+    python -m fusion_lib.lab.hosted owner/name     # on GitHub; `make colab REPO=owner/name` in a clone
 
 The address stands in pyproject.toml. From there it gets into the set-up cell of every notebook and,
 as badges that open the notebook on Colab, Kaggle and Binder, below the titles of notebooks and
@@ -15,9 +15,9 @@ import re
 import sys
 from pathlib import Path
 
-from fusion_lib.files import UNNAMED
+from fusion_lib.engine.files import UNNAMED
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/(?!\.+$)[A-Za-z0-9_.-]+")  # what GitHub allows
 ADDRESS = re.compile(r'(?<=^Repository = ").+(?="$)', re.MULTILINE)  # in pyproject.toml
 FRONT = "notebooks/00_start_here.ipynb"  # what README's badges open
@@ -36,7 +36,7 @@ if util.find_spec("fusion_lib") is None:
     keep = " ".join(f"{name}=={metadata.version(name)}" for name in names)
     %pip install -q {keep} git+{REPOSITORY}
     assert util.find_spec("fusion_lib"), "see pip's message; on Kaggle, first set Settings > Internet on"
-from fusion_lib import machine
+from fusion_lib.engine import machine
 print(machine.describe())"""
 
 # Markdown of the badges. HEAD is the default branch, whatever its name.
@@ -101,7 +101,7 @@ def set_up(notebook: dict, address: str, path: str) -> None:
     ):
         raise ValueError(
             f"{path} does not begin with a title and the set-up cell; give it both, see"
-            " fusion_lib/hosted.py"
+            " fusion_lib/lab/hosted.py"
         )
     first["source"] = with_badges("".join(first["source"]), badges(address, path)).splitlines(
         keepends=True

@@ -22,19 +22,22 @@ from torch.utils.data import (
 )
 from torchvision.transforms import v2
 
-from fusion_lib import datasets, metrics, models, processes, targets, training, weighting
-from fusion_lib.affinities import OFFSETS, AffinityTarget
-from fusion_lib.losses import FusionLoss
-from fusion_lib.regions import (
-    decode,
-    felzenszwalb_regions,
-    fuse,
-    gradient_watershed_regions,
-    has_regions,
-    kmeans_regions,
-    vote,
+from fusion_lib import (
+    datasets,
+    evaluation,
+    metrics,
+    models,
+    prediction,
+    targets,
+    training,
+    weighting,
 )
-from fusion_lib.resident import ResidentLoader
+from fusion_lib.affinities import OFFSETS, AffinityTarget
+from fusion_lib.classical import felzenszwalb_regions, gradient_watershed_regions, kmeans_regions
+from fusion_lib.engine import devices, processes
+from fusion_lib.engine.resident import ResidentLoader
+from fusion_lib.losses import FusionLoss
+from fusion_lib.regions import decode, fuse, has_regions, vote
 from fusion_lib.transforms import augmentation, evaluation_transform
 
 TASKS = {"semantic": 8, "region": 3}  # classes of each task, on the scenes and on the photographs
@@ -194,7 +197,7 @@ def loaders(
         )
     if recipe.resident:
         crop_and_light = {"smallest_crop": recipe.smallest_crop, "light": recipe.light}
-        device = training.choose_device()
+        device = devices.choose_device()
         return (
             ResidentLoader(
                 recipe.dataset("train"),
@@ -287,7 +290,7 @@ def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True
     """
     val = recipe.dataset("val")
     samples = [val[index] for index in range(min(pictures, len(val)))]
-    predicted = [training.predict(model, s["image"], seen(recipe)) for s in samples]
+    predicted = [prediction.predict(model, s["image"], seen(recipe)) for s in samples]
     if not has_regions(predicted[0]):
         raise ValueError(
             f"model has the tasks {list(predicted[0])}; expected the region task among them"
@@ -326,14 +329,14 @@ def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True
 def fused_maps(model, image, decoding: dict, size: tuple[int, int] | None = None):
     """argmax map, region map and voted map (one class a region), each (H, W), of one picture (3, H,
     W)."""
-    outputs = training.predict(model, image, size)
+    outputs = prediction.predict(model, image, size)
     voted, region = fuse(outputs, **{**decoding, "vote_weight": 1.0})
     return outputs["semantic"].argmax(0), region, voted
 
 
 def scores(model, recipe: Recipe, decoding: dict, split: str = "test") -> dict:
-    """`metrics.evaluate` on a split."""
-    return metrics.evaluate(
+    """`evaluation.evaluate` on a split."""
+    return evaluation.evaluate(
         model,
         recipe.dataset(split),
         decoding,
@@ -343,7 +346,7 @@ def scores(model, recipe: Recipe, decoding: dict, split: str = "test") -> dict:
 
 
 def seen(recipe: Recipe) -> tuple[int, int] | None:
-    """The size (H, W) at which `training.predict` shows the network a picture: scenes as they
+    """The size (H, W) at which `prediction.predict` shows the network a picture: scenes as they
     are."""
     return None if recipe.dataset is datasets.Scenes else recipe.size
 
@@ -383,4 +386,4 @@ def _covering(method, parameters, samples) -> dict:
     for sample in samples:
         region = method(np.moveaxis(np.asarray(sample["image"]), 0, -1), **parameters)
         scores.append(metrics.partition_scores(sample["region"], region))
-    return metrics.mean_scores(scores)
+    return evaluation.mean_scores(scores)

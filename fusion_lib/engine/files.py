@@ -18,8 +18,9 @@ UNNAMED = "/OWNER/"  # stands in the repository's address until `make colab` nam
 
 def data_folder() -> Path:
     """The shipped `data/`: inside an installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "data"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
+    package = Path(__file__).parents[1]
+    inside = package / "data"
+    return inside if inside.is_dir() else package.parent / "data"
 
 
 def cache_folder() -> Path:
@@ -151,3 +152,30 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
         )
     os.replace(part, path)
     return path
+
+
+def write_whole(path: str | Path, content: bytes, keep: Path | None = None) -> None:
+    """Write a file beside `path` and move it there: readers see the old content or the new one,
+    never a part.
+
+    With `keep`, what was there before is moved to that path.
+    """
+    path = Path(path)
+    beside = path.with_name(path.name + ".part")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(beside, path)
+    except OSError as error:
+        try:
+            beside.unlink(missing_ok=True)
+        except OSError:
+            pass
+        raise OSError(
+            error.errno,
+            f"cannot write {path.name} ({error.strerror}); what was there before is unharmed",
+        ) from error

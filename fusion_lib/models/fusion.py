@@ -5,165 +5,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from fusion_lib import backbones
-
-
-class ConvBlock(nn.Sequential):
-    """3 x 3 convolution, batch normalisation, ReLU. Shape: (N, C_in, H, W) -> (N, C_out, H/stride,
-    W/stride)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
-
-
-class ConvEncoder(backbones.StagedEncoder):
-    """A small encoder trained from scratch: each stage halves the picture and (up to 8 x width)
-    doubles the channels.
-
-    Shape:
-        images: (N, 3, H, W), normalised.
-        returns: list of feature maps from fine to coarse, (N, channels[s], H / 2^s, W / 2^s).
-    """
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.channels = [width, 2 * width, 4 * width, 8 * width, 8 * width]
-        self.stages = nn.ModuleList()
-        before = 3
-        for stage, channels in enumerate(self.channels):
-            stride = 1 if stage == 0 else 2
-            self.stages.append(
-                nn.Sequential(ConvBlock(before, channels, stride), ConvBlock(channels, channels))
-            )
-            before = channels
-
-
-class Decoder(nn.Module):
-    """From coarse to fine: upsample, add the encoder's features of that size, convolve.
-
-    The additions are the lateral connections of a feature pyramid network (Lin et al. 2017, figure
-    3). The finest map, where boundaries are drawn, gets one more convolution, added to what it
-    refines.
-
-    Shape:
-        features: list of (N, C_s, H_s, W_s), fine to coarse.
-        returns: (N, width, H_0, W_0), at the finest feature map's size.
-    """
-
-    def __init__(self, channels: list[int], width: int):
-        super().__init__()
-        widths = [width] + [2 * width] * (len(channels) - 1)
-        self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip(channels, widths))
-        self.blocks = nn.ModuleList(
-            ConvBlock(w, widths[max(stage - 1, 0)]) for stage, w in enumerate(widths)
-        )
-        self.refine = ConvBlock(width, width)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        x = None
-        for stage in reversed(range(len(features))):
-            here = self.lateral[stage](features[stage])
-            if x is not None:
-                here = here + _resize(x, here.shape[-2:])
-            if stage == 0:
-                here = here + self.refine(here)
-            x = self.blocks[stage](here)
-        return x
-
-
-class AttentionMasks(nn.Module):
-    """One soft mask for each task over the shared features: F_t = sigmoid(W_t * F) . F (after Liu
-    et al. 2019, eq. 1-2).
-
-    Shape:
-        shared: F, (N, width, H, W).
-        returns: {task: (N, width, H, W)}.
-    """
-
-    def __init__(self, tasks: list[str], width: int):
-        super().__init__()
-        self.masks = nn.ModuleDict({task: nn.Conv2d(width, width, 1) for task in tasks})
-
-    def open(self, shared: Tensor) -> dict[str, Tensor]:
-        """How far each mask is open, in [0, 1]: {task: (N, width, H, W)}."""
-        return {task: torch.sigmoid(mask(shared)) for task, mask in self.masks.items()}
-
-    def forward(self, shared: Tensor) -> dict[str, Tensor]:
-        return {task: mask * shared for task, mask in self.open(shared).items()}
-
-
-class OwnBlocks(nn.Module):
-    """Own features F_t = ConvBlock_t(F) for each task: the last layer before the classifier is no
-    longer shared.
-
-    Shape: as `AttentionMasks`.
-    """
-
-    def __init__(self, tasks: list[str], width: int):
-        super().__init__()
-        self.own = nn.ModuleDict({task: ConvBlock(width, width) for task in tasks})
-
-    def forward(self, shared: Tensor) -> dict[str, Tensor]:
-        return {task: block(shared) for task, block in self.own.items()}
-
-
-class CrossTaskGates(OwnBlocks):
-    """Own features F_t for each task, and gates that let the other tasks' features in.
-
-    G_t = F_t + sum_{o != t} sigmoid(W_to * [F_t, F_o]) . F_o, with F_t as `OwnBlocks` has it. Such
-    gates are found in Gated-SCNN (Takikawa et al. 2019, eq. 1-2, from shape to shape stream) and
-    PAD-Net (Xu et al. 2018, eq. 3).
-
-    Shape: as `AttentionMasks`.
-    """
-
-    def __init__(self, tasks: list[str], width: int):
-        super().__init__(tasks, width)
-        pairs = [(task, other) for task in tasks for other in tasks if other != task]
-        self.gates = nn.ModuleDict(
-            {f"{other} to {task}": nn.Conv2d(2 * width, width, 1) for task, other in pairs}
-        )
-
-    def open(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """How far each gate is open, in [0, 1]: {"region to semantic": (N, width, H, W), ...}."""
-        opened = {}
-        for name, gate in self.gates.items():
-            other, task = name.split(" to ")
-            opened[name] = torch.sigmoid(gate(torch.cat([own[task], own[other]], 1)))
-        return opened
-
-    def forward(self, shared: Tensor) -> dict[str, Tensor]:
-        own = super().forward(shared)
-        features = dict(own)
-        for name, opened in self.open(own).items():
-            other, task = name.split(" to ")
-            features[task] = features[task] + opened * own[other]
-        return features
-
-
-class OwnDecoders(nn.Module):
-    """A whole decoder for each task; only the encoder is shared.
-
-    Shape:
-        features: as `Decoder`.
-        returns: {task: (N, width, H_0, W_0)}.
-    """
-
-    def __init__(self, tasks: list[str], channels: list[int], width: int):
-        super().__init__()
-        self.own = nn.ModuleDict({task: Decoder(channels, width) for task in tasks})
-
-    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        return {task: decoder(features) for task, decoder in self.own.items()}
-
-
-SHARING = {"attention": AttentionMasks, "blocks": OwnBlocks, "gates": CrossTaskGates}
+from fusion_lib.models import encoders
+from fusion_lib.models.encoders import ConvEncoder
+from fusion_lib.models.layers import Decoder, _resize
+from fusion_lib.models.sharing import SHARING, OwnDecoders
 
 
 class FusionModel(nn.Module):
@@ -216,12 +62,12 @@ class FusionModel(nn.Module):
             raise ValueError(
                 f"outputs is {outputs}; expected at least one task, each with two classes or more"
             )
-        if encoder not in ("small", *backbones.NAMES):
+        if encoder not in ("small", *encoders.NAMES):
             raise ValueError(
-                f"encoder is {encoder!r}; expected one of: small, {', '.join(backbones.NAMES)}"
+                f"encoder is {encoder!r}; expected one of: small, {', '.join(encoders.NAMES)}"
             )
         if pretrained and encoder == "small":
-            others = ", ".join(backbones.NAMES)
+            others = ", ".join(encoders.NAMES)
             raise ValueError(
                 "pretrained is True, but encoder 'small' has no ImageNet weights; these have:"
                 f" {others}"
@@ -237,7 +83,7 @@ class FusionModel(nn.Module):
             "sharing": sharing,
         }
         self.encoder = (
-            ConvEncoder(width) if encoder == "small" else backbones.backbone(encoder, pretrained)
+            ConvEncoder(width) if encoder == "small" else encoders.backbone(encoder, pretrained)
         )
         if sharing == "decoders":
             self.decoder, self.sharing = (
@@ -308,12 +154,6 @@ class FusionModel(nn.Module):
         ]
 
 
-def _resize(x: Tensor, size) -> Tensor:
-    return (
-        x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
-    )
-
-
 class TwoNetworks(nn.Module):
     """The article's model, made to work: a whole network for each task, nothing shared. The
     baseline of fusion.
@@ -367,8 +207,3 @@ def parameter_groups(
         {"params": [p for p in trained if id(p) in encoder], "lr": encoder_factor * learning_rate},
     ]
     return [group for group in groups if group["params"]]
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Number of trainable scalars."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,8 +1,8 @@
 """Named experiments whose every number can be made again: declared runs, one row a run in
 data/results/NAME.csv.
 
-    python -m fusion_lib.experiments --list
-    python -m fusion_lib.experiments NAME      # runs what is missing; interrupt and call again as
+    python -m fusion_lib.lab.experiments --list
+    python -m fusion_lib.lab.experiments NAME      # runs what is missing; interrupt and call again as
     you like
 
 A file grows by whole rows: it is written beside and swapped in, so that a kill leaves the old or
@@ -30,8 +30,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from fusion_lib.checkpoints import write_whole
-from fusion_lib.datasets import data_folder
+from fusion_lib.engine.files import data_folder, write_whole
 
 COST = ("minutes", "memory_mib")
 PROVENANCE = ("commit", "versions", "device", *COST, "settings")
@@ -46,7 +45,7 @@ PACKAGES = (
     "efficientnet-lite-pytorch",
     "segmentation-models-pytorch",
 )
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -249,7 +248,7 @@ def results(name: str) -> list[dict]:
     path = data_folder() / "results" / f"{name}.csv"
     if not path.is_file():
         raise FileNotFoundError(
-            f"name is {name!r}, which has no results yet; call: python -m fusion_lib.experiments"
+            f"name is {name!r}, which has no results yet; call: python -m fusion_lib.lab.experiments"
             f" {name}"
         )
     table = Table(experiment, path)
@@ -291,7 +290,7 @@ def select(rows: list[dict], **values) -> list[dict]:
 
 
 def _named(name: str) -> Experiment:
-    from fusion_lib.grids import EXPERIMENTS
+    from fusion_lib.lab.grids import EXPERIMENTS
 
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment is {name!r}; expected one of: {', '.join(EXPERIMENTS)}")
@@ -358,7 +357,7 @@ def _number(text: str) -> float | list[float] | None:
 
 def main(arguments: list[str]) -> int:
     """Run the named experiment, or list all; returns the exit status."""
-    from fusion_lib.grids import EXPERIMENTS
+    from fusion_lib.lab.grids import EXPERIMENTS
 
     if arguments == ["--list"]:
         for name, experiment in EXPERIMENTS.items():

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import itertools
 
-from fusion_lib import changes, rivals
-from fusion_lib.experiments import Experiment
-from fusion_lib.measures import (
+from fusion_lib.lab import changes, rivals
+from fusion_lib.lab.experiments import Experiment
+from fusion_lib.lab.measures import (
     REGION,
     SEMANTIC,
     SERIES,

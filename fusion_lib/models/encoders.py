@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
+from fusion_lib.models.layers import ConvBlock
+
 
 def _resnet_stages() -> list[list[str]]:
     return [["conv1", "bn1", "relu"], ["maxpool", "layer1"], ["layer2"], ["layer3"], ["layer4"]]
@@ -102,6 +104,28 @@ class StagedEncoder(nn.Module):
             images = stage(images)
             features.append(images)
         return features
+
+
+class ConvEncoder(StagedEncoder):
+    """A small encoder trained from scratch: each stage halves the picture and (up to 8 x width)
+    doubles the channels.
+
+    Shape:
+        images: (N, 3, H, W), normalised.
+        returns: list of feature maps from fine to coarse, (N, channels[s], H / 2^s, W / 2^s).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.channels = [width, 2 * width, 4 * width, 8 * width, 8 * width]
+        self.stages = nn.ModuleList()
+        before = 3
+        for stage, channels in enumerate(self.channels):
+            stride = 1 if stage == 0 else 2
+            self.stages.append(
+                nn.Sequential(ConvBlock(before, channels, stride), ConvBlock(channels, channels))
+            )
+            before = channels
 
 
 class TorchvisionEncoder(StagedEncoder):

@@ -1,8 +1,8 @@
 """How many pictures a second a training run takes in, with one switch after another turned on, and
 how near that is to the limit.
 
-    python -m fusion_lib.speed            # prints a table for this machine
-    python -m fusion_lib.speed --store    # and keeps it in data/results/speed.json, beside those of
+    python -m fusion_lib.lab.speed            # prints a table for this machine
+    python -m fusion_lib.lab.speed --store    # and keeps it in data/results/speed.json, beside those of
     other devices
 
 Every figure is of whole steps: data, forward, both losses, backward, clipping, update.
@@ -27,10 +27,12 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from fusion_lib import datasets, machine, models, recipes, rivals, targets, training
-from fusion_lib.checkpoints import write_whole
+from fusion_lib import datasets, models, targets, training
+from fusion_lib.engine import devices, files, machine
+from fusion_lib.engine.files import write_whole
+from fusion_lib.engine.resident import ResidentLoader
+from fusion_lib.lab import recipes, rivals
 from fusion_lib.losses import FusionLoss
-from fusion_lib.resident import ResidentLoader
 from fusion_lib.transforms import augmentation
 
 # What the names of operations hold, on a CPU and on a GPU; the first group that fits has it.
@@ -42,7 +44,7 @@ GROUPS = {
     "loss": ("softmax", "nll"),
     "optimizer": ("optimizer", "adam"),
 }
-STORED = datasets.data_folder() / "results" / "speed.json"  # device -> its report
+STORED = files.data_folder() / "results" / "speed.json"  # device -> its report
 SWITCHES = (
     "data on the device",
     "channels-last",
@@ -99,7 +101,7 @@ def limits(device: torch.device) -> dict[str, float]:
     side, megabytes = (8192, 1024) if device.type == "cuda" else (1024, 64)
     matrix = torch.rand(side, side, device=device)
     short, source = (
-        matrix.to(training.half_precision(device)),
+        matrix.to(devices.half_precision(device)),
         torch.rand(megabytes * 2**18, device=device),
     )
     target = torch.empty_like(source)
@@ -204,9 +206,9 @@ def decoder_rates(device: torch.device, batch_size: int) -> dict[str, float]:
     images = torch.rand(batch_size, 3, 256, 320, device=device).contiguous(
         memory_format=torch.channels_last
     )
-    precision = training.half_precision(device) if device.type == "cuda" else torch.float32
+    precision = devices.half_precision(device) if device.type == "cuda" else torch.float32
     turns = [
-        [training.time_step(network, images, precision, 3) for network in networks.values()]
+        [models.time_step(network, images, precision, 3) for network in networks.values()]
         for _ in range(5)
     ]
     return {
@@ -298,16 +300,16 @@ def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> t
         model.parameters(), lr=1e-4, fused=fused, foreach=False if not fused else None
     )
     mixed = torch.autocast(
-        device.type, training.half_precision(device), enabled="16-bit numbers" in on
+        device.type, devices.half_precision(device), enabled="16-bit numbers" in on
     )
     scaler = torch.amp.GradScaler(
         device.type,
-        enabled="16-bit numbers" in on and training.half_precision(device) == torch.float16,
+        enabled="16-bit numbers" in on and devices.half_precision(device) == torch.float16,
     )
     batches = _endless(loaders(device, size, batch_size)["data on the device" in on])
     if "compiled" in on:
         with mixed:
-            forward, note = training.compiled(
+            forward, note = devices.compiled(
                 model, next(batches)["image"].to(device, memory_format=layout)
             )
 
@@ -359,10 +361,9 @@ def report(device: torch.device, steps: int, batch_size: int) -> dict:
         kind(recipes.TASKS).to(device, memory_format=torch.channels_last).train()
         for kind in (models.FusionModel, models.TwoNetworks)
     ]
-    precision = training.half_precision(device) if device.type == "cuda" else torch.float32
+    precision = devices.half_precision(device) if device.type == "cuda" else torch.float32
     pairs = [
-        [training.time_step(network, images, precision, 5) for network in networks]
-        for _ in range(3)
+        [models.time_step(network, images, precision, 5) for network in networks] for _ in range(3)
     ]
     paths = zip(("loader on the CPU", "data on the device"), loaders(device, size, batch_size))
     return {
@@ -421,7 +422,7 @@ def lines(name: str, measured: dict) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """Print this device's report; with --store, keep it."""
-    device = training.choose_device()
+    device = devices.choose_device()
     cuda = device.type == "cuda"
     measured = (
         report(device, steps=50, batch_size=32) if cuda else report(device, steps=3, batch_size=8)

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch.utils.data import Subset
 
-from fusion_lib import backbones, changes, datasets, metrics, models, recipes, rivals, training
-from fusion_lib.experiments import fingerprint
+from fusion_lib import datasets, metrics, models, prediction
+from fusion_lib.lab import changes, recipes, rivals
+from fusion_lib.lab.experiments import fingerprint
 from fusion_lib.losses import ALL_TARGET_KEYS
+from fusion_lib.models import encoders
 from fusion_lib.regions import has_regions
 
 # What a model learns, whether it is two networks, and which design FusionModel has.
@@ -256,7 +258,7 @@ def after_transfer(run: dict, folder: Path | None) -> dict:
     model, history = train(run, folder)
     numbers, recipe = _few_numbers(run, model, history), recipe_of(run)
     if recipe.model["pretrained"] and not recipe.model.get("frozen_stages"):
-        pairs = list(zip(backbones.backbone("lite0", pretrained=True).stages, model.encoder.stages))
+        pairs = list(zip(encoders.backbone("lite0", pretrained=True).stages, model.encoder.stages))
         numbers["moved"] = [_moved(*pair) for pair in pairs]
         if "semantic" in model.config["outputs"]:
             numbers["put_back"] = [_put_back(model, recipe, *pair) for pair in pairs]
@@ -302,9 +304,9 @@ def _argmax_miou(model, recipe: recipes.Recipe) -> float:
     test, confusion = recipe.dataset("test"), 0
     for index in range(len(test)):
         sample = test[index]
-        labels = training.predict(model, sample["image"], recipes.seen(recipe))["semantic"].argmax(
-            0
-        )
+        labels = prediction.predict(model, sample["image"], recipes.seen(recipe))[
+            "semantic"
+        ].argmax(0)
         confusion = confusion + metrics.confusion_matrix(
             sample["semantic"], labels, len(test.classes)
         )

@@ -1,11 +1,11 @@
 """Execute the notebooks, or do the main job on photographs, and end with a scoreboard.
 
-python -m fusion_lib.run scenes                # every notebook, then the scoreboard; `make run`
-python -m fusion_lib.run stanford_background   # train and test on photographs; `make run
-DATASET=...` python -m fusion_lib.run checkpoint_scenes     # data/*_scenes.safetensors, the shipped
-models python -m fusion_lib.run checkpoint_stanford_background   #
-data/fused_photographs.safetensors python -m fusion_lib.run picture               # data/pictures/,
-at the top of the README python -m fusion_lib.run store [NUMBER ...]    # execute notebooks and
+python -m fusion_lib.lab.run scenes                # every notebook, then the scoreboard; `make run`
+python -m fusion_lib.lab.run stanford_background   # train and test on photographs; `make run
+DATASET=...` python -m fusion_lib.lab.run checkpoint_scenes     # data/*_scenes.safetensors, the shipped
+models python -m fusion_lib.lab.run checkpoint_stanford_background   #
+data/fused_photographs.safetensors python -m fusion_lib.lab.run picture               # data/pictures/,
+at the top of the README python -m fusion_lib.lab.run store [NUMBER ...]    # execute notebooks and
 store their outputs in place
 """
 
@@ -19,10 +19,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fusion_lib import checkpoints, datasets, experiments, grids, measures, plots, recipes
+from fusion_lib import datasets, plots
+from fusion_lib.engine import checkpoints, files
+from fusion_lib.lab import experiments, grids, measures, recipes
 from fusion_lib.scenes import write_sums
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS, BUILD, RESULTS = ROOT / "notebooks", ROOT / "build", ROOT / "data" / "results"
 
 PHOTO_CHECKPOINT = "fused_photographs.safetensors"
@@ -80,7 +82,7 @@ def scenes() -> int:
         rows[f"{name}, same recipe"] = learned_row(recipes.SCENES, name, folder=None)
     model, facts = checkpoints.load_checkpoint(folder / "runs" / "fused.safetensors")
     rows["fused, trained in 04"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
-    model, facts = checkpoints.load_checkpoint(datasets.data_file("fused_scenes.safetensors"))
+    model, facts = checkpoints.load_checkpoint(files.data_file("fused_scenes.safetensors"))
     rows["fused, shipped"] = _row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
     scoreboard(rows, "Scenes, 100 test pictures, seed 0", BUILD / "scoreboard_scenes.md")
     return 0
@@ -173,13 +175,13 @@ def picture() -> int:
     folder = ROOT / "data" / "pictures"
     _draw(
         scene,
-        datasets.data_file("fused_scenes.safetensors"),
+        files.data_file("fused_scenes.safetensors"),
         datasets.Scenes.classes,
         folder / "scene.png",
     )
     _draw(
         rocket,
-        datasets.data_file(PHOTO_CHECKPOINT),
+        files.data_file(PHOTO_CHECKPOINT),
         datasets.StanfordBackground.classes,
         folder / "photograph.png",
     )

@@ -1,0 +1,93 @@
+"""What every data set of the project yields, and how files become arrays.
+
+Every data set yields samples
+    {"image": tv_tensors.Image uint8 (3, H, W), "semantic": tv_tensors.Mask int64 (H, W), void 255,
+     "region": tv_tensors.Mask int64 (H, W), void -1}
+and passes them through `transform`, if one is given. A data set may have further label maps; they
+are as "semantic".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from fusion_lib.scenes import SEMANTIC_VOID
+
+
+class SegmentationDataset(Dataset):
+    """Samples of an image, its semantic labels, its region map and any further labels; a subclass
+    reads them."""
+
+    classes: tuple[str, ...]
+    further_classes: dict[
+        str, tuple[str, ...]
+    ] = {}  # the further label maps and the names of their classes
+
+    def __init__(self, transform: Callable[[dict], dict] | None = None):
+        self.transform = transform
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """image (H, W, 3) uint8, semantic (H, W) with void 255, region (H, W) with void -1."""
+        raise NotImplementedError
+
+    def read_further(self, index: int) -> dict[str, np.ndarray]:
+        """The label maps that `further_classes` names, each (H, W) with void 255."""
+        return {}
+
+    def __getitem__(self, index: int) -> dict:
+        image, semantic, region = self.read(index)
+        maps = {"semantic": semantic, "region": region, **self.read_further(index)}
+        for name, labels in maps.items():
+            if not np.issubdtype(labels.dtype, np.integer):
+                raise TypeError(f"{name} has dtype {labels.dtype}; expected integers")
+            if labels.shape != image.shape[:2]:
+                raise ValueError(
+                    f"{name} has shape {labels.shape}; expected that of the image,"
+                    f" {image.shape[:2]}"
+                )
+        sample = {"image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1))}
+        sample |= {
+            name: tv_tensors.Mask(torch.from_numpy(labels.astype(np.int64)))
+            for name, labels in maps.items()
+        }
+        return sample if self.transform is None else self.transform(sample)
+
+
+class PartlyLabelled(Dataset):
+    """Another data set of which only some samples keep their semantic labels; elsewhere all is void
+    (255).
+
+    Region maps and further label maps stay.
+
+    Args: dataset, whose samples have been transformed; labelled, the indices that keep theirs.
+    """
+
+    def __init__(self, dataset: Dataset, labelled):
+        self.dataset, self.labelled = dataset, frozenset(int(index) for index in labelled)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        sample = self.dataset[index]
+        if index in self.labelled:
+            return sample
+        return {**sample, "semantic": torch.full_like(sample["semantic"], SEMANTIC_VOID)}
+
+
+def _decode(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+        return image
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(
+            f"{path.parent.name}/{path.name} does not decode as an image ({error})"
+        ) from error

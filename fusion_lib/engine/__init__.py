@@ -1,0 +1,1 @@
+"""What keeps a run safe and fast, and is no lesson."""
