@@ -8,6 +8,7 @@ from fusion_lib.models.sharing import (
     SHARING,
     AttentionMasks,
     CrossTaskGates,
+    HardSharing,
     OwnBlocks,
     OwnDecoders,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "CrossTaskGates",
     "Decoder",
     "FusionModel",
+    "HardSharing",
     "OwnBlocks",
     "OwnDecoders",
     "TwoNetworks",

@@ -21,12 +21,13 @@ def time_step(
     repeats: int = 10,
     backward: bool = True,
 ) -> float:
-    """Median milliseconds of one forward and (unless told otherwise) backward pass, after two to
-    warm up."""
+    """Median milliseconds of a forward and (with `backward`) a backward pass, after two to warm up.
+
+    Gradients add up in the model's parameters. The computations run with `precision`.
+    """
     device = images.device
-    synchronize = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(
-        device.type, lambda: None
-    )
+    waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+    synchronize = waits.get(device.type, lambda: None)
     times = []
     for _ in range(repeats + 2):
         synchronize()

