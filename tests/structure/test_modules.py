@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import fusion_lib
+
 PACKAGE = Path(__file__).parents[2] / "fusion_lib"
 # One order for the whole package: a module imports only what stands to its left. The core follows
 # the data; modules of the engine stand where the core first needs them; the lab stands on both.
@@ -213,3 +215,58 @@ def test_importing_the_package_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent
     )
     assert answer.returncode == 0, answer.stderr
+
+
+# --- the package's front door ------------------------------------------------------------------
+
+
+def alone(code: str) -> str:
+    """What a Python prints that has imported nothing before."""
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_importing_the_package_alone_imports_nothing_else():
+    """Only the standard library's importlib; a name brings its own module."""
+    code = (
+        "import sys, fusion_lib; dir(fusion_lib); fusion_lib.__all__\n"
+        "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])\n"
+        "print([m for m in sys.modules if m.startswith('fusion_lib')])\n"
+        "fusion_lib.data_file; print([m for m in sys.modules if m.startswith('fusion_lib.')])\n"
+    )
+    first, second, third = alone(code).splitlines()
+    assert (first, second) == ("[]", "['fusion_lib']")
+    assert "fusion_lib.engine.files" in third and "fusion_lib.models" not in third
+
+
+@pytest.mark.parametrize("name", fusion_lib.__all__)
+def test_every_name_of_the_package_is_what_its_module_has(name):
+    found = getattr(fusion_lib, name)
+    assert found.__name__ == name and found.__module__.startswith("fusion_lib.")
+    assert getattr(sys.modules[found.__module__], name) is found
+    assert fusion_lib.__dict__[name] is found and name in dir(fusion_lib)
+
+
+def test_the_package_names_a_dozen_things_and_none_of_them_is_a_module():
+    assert 12 <= len(fusion_lib.__all__) <= 15
+    assert {"FusionModel", "FusionLoss", "train", "predict", "fuse"} < {*fusion_lib.__all__}
+    assert not {*fusion_lib.__all__} & {name.partition(".")[0] for name in FILES}
+
+
+def test_a_module_of_the_package_can_be_imported_whatever_was_used_before():
+    code = (
+        "from fusion_lib import train, evaluate; from fusion_lib import training, datasets\n"
+        "from fusion_lib import *; import fusion_lib.evaluation\n"
+        "print(train is training.train, FusionModel.__module__, callable(fusion_lib.evaluate))"
+    )
+    assert alone(code) == "True fusion_lib.models.fusion True\n"
+
+
+def test_a_name_that_the_package_does_not_have():
+    with pytest.raises(AttributeError, match="fusion_lib has no 'Fusion'; it has .*FusionModel,"):
+        _ = fusion_lib.Fusion
+    with pytest.raises(ImportError, match="cannot import name 'Fusion'"):
+        exec("from fusion_lib import Fusion")
