@@ -5,13 +5,14 @@
 # make experiment [NAME=fusion]                  the runs behind a results file; without NAME, lists them
 # make checkpoint [DATASET=...]                   for authors: train the shipped models
 # make outputs                                    for authors: execute the notebooks and store their outputs
+# make wheel                                      one file with library and data, in build/: lay it beside a notebook
 # make colab REPO=owner/name                      for authors: name the repository on GitHub, everywhere; adds the badges
 
 DATASET ?= scenes
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: run test lab bench outputs experiment checkpoint colab clean
+.PHONY: run test lab bench outputs experiment checkpoint wheel colab clean
 
 run: .venv/ready
 	$(PY) -m fusion_lib.lab.run $(DATASET)
@@ -35,6 +36,11 @@ experiment: .venv/ready
 
 checkpoint: .venv/ready
 	$(PY) -m fusion_lib.lab.run checkpoint_$(DATASET)
+
+wheel: .venv/ready  # build/ goes first: setuptools would pack what an earlier build left there
+	rm -rf build
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build .
+	@ls build/*.whl
 
 colab:  # REPO reaches Python through the environment, whatever characters it holds
 	@$(PYTHON) -m fusion_lib.lab.hosted "$$REPO"

@@ -1,18 +1,21 @@
-"""Name the repository from which a reader who has only a notebook installs fusion_lib.
+"""The set-up cell of the notebooks, and the repository from which it installs fusion_lib.
 
-    python -m fusion_lib.lab.hosted owner/name     # on GitHub; `make colab REPO=owner/name` in a clone
+    python -m fusion_lib.lab.hosted owner/name     # on GitHub; or: make colab REPO=owner/name
 
 The address stands in pyproject.toml. From there it gets into the set-up cell of every notebook and,
 as badges that open the notebook on Colab, Kaggle and Binder, below the titles of notebooks and
-README. Outputs and execution counts stay. Another call changes the name, and REPO=OWNER/REPOSITORY
-takes it back: then no badge is shown, since it would lead nowhere.
+README. Outputs and execution counts stay. REPO=OWNER/REPOSITORY takes the name back: then no badge
+is shown, since it would lead nowhere, and the set-up cell asks for a wheel (`make wheel`).
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from fusion_lib.engine.files import UNNAMED
@@ -21,40 +24,73 @@ ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/(?!\.+$)[A-Za-z0-9_.-]+")  # what GitHub allows
 ADDRESS = re.compile(r'(?<=^Repository = ").+(?="$)', re.MULTILINE)  # in pyproject.toml
 FRONT = "notebooks/00_start_here.ipynb"  # what README's badges open
+KEPT = ("torch", "torchvision", "numpy")  # a runtime's own stay as they are
 
+# fusion_lib comes alone, so that pip touches nothing that is there; `start` brings what it needs.
 SETUP_CELL = """\
-# Where fusion_lib is missing (Colab, Kaggle), install it; torch, torchvision and numpy stay as they
-# are.
-from importlib import metadata, util
-REPOSITORY = "ADDRESS"
-if util.find_spec("fusion_lib") is None:
-    if "/OWNER/" in REPOSITORY:
-        raise ModuleNotFoundError("fusion_lib is not installed, and no repository is named to install "
-                                  "it from. Open this notebook in a clone of the project (make lab), or "
-                                  "name one there (make colab REPO=owner/name)")
-    names = [name for name in ("torch", "torchvision", "numpy") if util.find_spec(name)]
-    keep = " ".join(f"{name}=={metadata.version(name)}" for name in names)
-    %pip install -q {keep} git+{REPOSITORY}
-    assert util.find_spec("fusion_lib"), "see pip's message; on Kaggle, first set Settings > Internet on"
-from fusion_lib.engine import machine
-print(machine.describe())"""
+from glob import glob; from importlib.util import find_spec as has; wheel = glob("fusion_lib-*.whl")
+SOURCE
+if not has("fusion_lib"): get_ipython().run_line_magic("pip", f"install -q --no-deps {max(wheel)}")
+from fusion_lib.lab import hosted; hosted.start()  # the runtime's torch and numpy stay"""
+WITH_ADDRESS = 'wheel = wheel or ["git+{address}"]'
+WITHOUT_ADDRESS = (
+    'assert wheel or has("fusion_lib"), "put fusion_lib-*.whl here (make wheel), or run make lab"'
+)
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # on Colab, in JupyterLab
 
 # Markdown of the badges. HEAD is the default branch, whatever its name.
+COLAB, KAGGLE = "https://colab.research.google.com", "https://kaggle.com"
+BINDER = "https://mybinder.org"
 BADGES = (
-    (
-        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-        "(https://colab.research.google.com/github/{name}/blob/HEAD/{path})"
-    ),
-    (
-        "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
-        "(https://kaggle.com/kernels/welcome?src=https://github.com/{name}/blob/HEAD/{path})"
-    ),
-    (
-        "[![Open in"
-        " Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/{name}/HEAD?labpath={path})"
-    ),
+    f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]"
+    f"({COLAB}/github/{{name}}/blob/HEAD/{{path}})"
+    f" [![Open in Kaggle]({KAGGLE}/static/images/open-in-kaggle.svg)]"
+    f"({KAGGLE}/kernels/welcome?src=https://github.com/{{name}}/blob/HEAD/{{path}})"
+    f" [![Open in Binder]({BINDER}/badge_logo.svg)]({BINDER}/v2/gh/{{name}}/HEAD?labpath={{path}})"
 )
 BADGE_LINE = re.compile(r"^\[!\[Open in .*$", re.MULTILINE)
+
+
+def start() -> None:
+    """The set-up cell's end: install what fusion_lib needs and the runtime lacks, and say what the
+    runtime is.
+
+    pip refuses to install what would replace torch, torchvision or numpy.
+
+    Raises:
+        ModuleNotFoundError: pip refused or failed; the message ends with its own.
+    """
+    from packaging.requirements import Requirement  # comes with the kernel; `make colab` has none
+
+    try:
+        needed = [Requirement(line) for line in metadata.requires("fusion_lib") or ()]
+    except metadata.PackageNotFoundError:  # a clone's folder on the path
+        needed = []
+    needed = [r for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
+    there = {name: _version(name) for name in (*KEPT, *(r.name for r in needed))}
+    lacking = [
+        str(r) for r in needed if not (there[r.name] and r.specifier.contains(there[r.name], True))
+    ]
+    if lacking:
+        keep = [f"{name}=={there[name]}" for name in KEPT if there[name]]
+        command = [sys.executable, "-m", "pip", "install", "-q", *keep, *map(str, needed)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise ModuleNotFoundError(
+                f"pip could not install {', '.join(lacking)} beside {', '.join(keep)}, which stay"
+                f" as they are; on Kaggle, set Settings > Internet on. pip says:\n{done.stderr}"
+            )
+        importlib.invalidate_caches()
+    from fusion_lib.engine import machine  # needs what may have come just now
+
+    print(machine.describe())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def address(root: Path = ROOT) -> str:
@@ -71,42 +107,40 @@ def address(root: Path = ROOT) -> str:
 
 def setup_cell(address: str) -> str:
     """The set-up cell, the second of every notebook and the same in all."""
-    return SETUP_CELL.replace("ADDRESS", address)
+    source = WITHOUT_ADDRESS if UNNAMED in address else WITH_ADDRESS.format(address=address)
+    return SETUP_CELL.replace("SOURCE", source)
 
 
 def badges(address: str, path: str) -> str:
     """One line of Markdown that opens the notebook at `path`, from the project's root; empty while
     no repository is named."""
     name = address.removeprefix("https://github.com/")
-    return "" if UNNAMED in address else " ".join(BADGES).format(name=name, path=path)
+    return "" if UNNAMED in address else BADGES.format(name=name, path=path)
 
 
 def with_badges(text: str, line: str) -> str:
     """A Markdown text with this line of badges, and no other, below its title."""
-    title, _, rest = re.sub(BADGE_LINE.pattern + r"\n\n", "", text, flags=re.MULTILINE).partition(
-        "\n\n"
-    )
+    bare = re.sub(BADGE_LINE.pattern + r"\n\n", "", text, flags=re.MULTILINE)
+    title, _, rest = bare.partition("\n\n")
     return "\n\n".join(part for part in (title, line, rest) if part)
 
 
 def set_up(notebook: dict, address: str, path: str) -> None:
-    """Give a notebook (as JSON) its set-up cell and its badges; all else stays.
+    """Give a notebook (as JSON) its set-up cell, folded, and its badges; all else stays.
 
     Raises:
         ValueError: it does not begin with a title and a set-up cell.
     """
     first, second = notebook["cells"][:2]
-    if first["cell_type"] != "markdown" or "from fusion_lib import" not in "".join(
-        second["source"]
-    ):
+    if first["cell_type"] != "markdown" or "find_spec" not in "".join(second["source"]):
         raise ValueError(
             f"{path} does not begin with a title and the set-up cell; give it both, see"
             " fusion_lib/lab/hosted.py"
         )
-    first["source"] = with_badges("".join(first["source"]), badges(address, path)).splitlines(
-        keepends=True
-    )
+    title = with_badges("".join(first["source"]), badges(address, path))
+    first["source"] = title.splitlines(keepends=True)
     second["source"] = setup_cell(address).splitlines(keepends=True)
+    second["metadata"].update(FOLDED)
 
 
 def name_repository(name: str, root: Path = ROOT) -> list[str]:
@@ -120,11 +154,8 @@ def name_repository(name: str, root: Path = ROOT) -> list[str]:
         raise ValueError(
             f"REPO is {name!r}; expected owner/name, as in https://github.com/owner/name"
         )
-    now, pyproject, readme = (
-        f"https://github.com/{name}",
-        root / "pyproject.toml",
-        root / "README.md",
-    )
+    now = f"https://github.com/{name}"
+    pyproject, readme = root / "pyproject.toml", root / "README.md"
     address(root)  # stands there once
     texts = {
         pyproject: ADDRESS.sub(now, pyproject.read_text(encoding="utf-8")),

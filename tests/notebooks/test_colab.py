@@ -1,13 +1,12 @@
-"""A notebook alone in an empty folder, on a runtime that has PyTorch but not fusion_lib: what a
-reader on Colab meets.
+"""A notebook in an empty folder, alone or with the project's wheel, on a runtime that has PyTorch
+but not fusion_lib: what a reader on Colab meets.
 
 The runtime is a new virtual environment that sees this environment's torch, torchvision, numpy,
 matplotlib, scipy, scikit-image and Jupyter's kernel through links; a runtime with copies of its own
-would take gigabytes and minutes. All else
-pip installs, from a local index: this environment's packages, packed up as wheels again, and beside
-them made-up newest
-releases of torch, torchvision, numpy and of a dependency that demands such a numpy. A local git
-repository of the working tree stands in for the published one.
+would take gigabytes and minutes. All else pip installs, from a local index: this environment's
+packages, packed up as wheels again, and beside them made-up newest releases of torch, torchvision,
+numpy and of a dependency that demands such a numpy. A local git repository of the working tree
+stands in for the published one, and `make wheel` in it makes the wheel.
 
 Left out: the network and a real index (pip's choice among all releases there), Colab's own image,
 and a GPU.
@@ -20,6 +19,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import venv
 import zipfile
 from importlib import metadata
@@ -49,6 +49,7 @@ THERE = (
     "pip",
 )
 KEPT = ("torch", "torchvision", "numpy")
+UNNAMED = f"https://github.com{hosted.UNNAMED}REPOSITORY"
 NOTEBOOK = "00_start_here.ipynb"  # uses the scenes, a checkpoint and most of the package
 EXECUTE = """
 import nbformat, sys
@@ -59,6 +60,11 @@ try:
 finally:
     nbformat.write(notebook, sys.argv[1])
 """
+LOOK_AT_VERSIONS = """
+import json
+from importlib import metadata
+print(json.dumps({name: metadata.version(name) for name in %r}))
+""" % (KEPT,)
 LOOK = """
 import fusion_lib, json, torchjd
 from importlib import metadata, util
@@ -157,10 +163,12 @@ class Runtime:
             timeout=400,
         )
 
-    def open(self, notebook) -> tuple[subprocess.CompletedProcess, nbformat.NotebookNode]:
+    def open(
+        self, notebook, address: str | None = None
+    ) -> tuple[subprocess.CompletedProcess, nbformat.NotebookNode]:
         """Put a notebook into the folder, without outputs, and run it; returns how that went, and
-        the notebook."""
-        notebook.cells[1].source = hosted.setup_cell(f"file://{self.repository}")
+        the notebook. Its set-up cell names this address, by default the repository's."""
+        notebook.cells[1].source = hosted.setup_cell(address or f"file://{self.repository}")
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
@@ -188,7 +196,7 @@ def make_runtime(tmp_path_factory):
     needed = tomllib.loads((hosted.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "dependencies"
     ]
-    for name in with_dependencies(*needed) - there | {"setuptools"}:  # the last builds the package
+    for name in with_dependencies(*needed) - there | {"setuptools"}:  # this builds the package
         pack(name, index)
     for name in KEPT:
         make_up(name, "", index)
@@ -268,6 +276,11 @@ def test_a_notebook_alone_installs_what_it_needs_and_leaves_the_runtime_as_it_wa
     assert re.search(r"^(CPU|GPU)", said, re.MULTILINE)
     assert [path.name for path in runtime.folder.iterdir()] == [NOTEBOOK]
 
+    look_around(runtime)
+
+
+def look_around(runtime):
+    """The runtime's own packages are as they were, and all of fusion_lib is there."""
     versions, places, package, dependency = json.loads(runtime.python(LOOK).stdout)
     assert versions == {name: metadata.version(name) for name in KEPT}
     assert not [
@@ -284,6 +297,36 @@ def test_a_notebook_alone_installs_what_it_needs_and_leaves_the_runtime_as_it_wa
     assert not strangers & with_dependencies(*THERE)
 
 
+def test_a_wheel_beside_the_notebook_is_all_it_takes_before_a_repository_is_named(make_runtime):
+    """The wheel comes from `make wheel`, which needs no network once the environment is ready."""
+    runtime = make_runtime("teacher")
+    command = ["make", "wheel", f"PY={sys.executable}", "-o", ".venv/ready"]
+    made = subprocess.run(
+        command, cwd=runtime.repository, env=runtime.variables, capture_output=True, text=True
+    )
+    assert made.returncode == 0, made.stderr
+    (wheel,) = (runtime.repository / "build").glob("*.whl")
+    assert 1e7 < wheel.stat().st_size < 3e7
+    shutil.move(wheel, runtime.folder)
+    shutil.rmtree(runtime.repository)
+    stored = nbformat.read(hosted.ROOT / "notebooks" / NOTEBOOK, 4)
+    expected = texts(stored)
+    done, notebook = runtime.open(stored, UNNAMED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert texts(notebook) == expected and len(expected) > 5
+    assert {path.name for path in runtime.folder.iterdir()} == {NOTEBOOK, wheel.name}
+    look_around(runtime)
+
+
+def test_a_notebook_alone_before_a_repository_is_named_says_what_to_do(make_runtime):
+    runtime = make_runtime("nothing")
+    notebook = nbformat.read(hosted.ROOT / "notebooks" / NOTEBOOK, 4)
+    notebook.cells = notebook.cells[:2]
+    done, notebook = runtime.open(notebook, UNNAMED)
+    assert done.returncode and "put fusion_lib-*.whl here (make wheel), or run make" in done.stderr
+    assert {path.name for path in runtime.site.iterdir()} == {"links.pth"}
+
+
 def test_a_repository_that_demands_another_torch_is_refused_and_the_runtime_stays(make_runtime):
     runtime = make_runtime(
         "conflict", lambda text: re.sub(r'"torch>=[\d.]+"', '"torch>=999"', text)
@@ -291,7 +334,10 @@ def test_a_repository_that_demands_another_torch_is_refused_and_the_runtime_stay
     notebook = nbformat.read(hosted.ROOT / "notebooks" / NOTEBOOK, 4)
     notebook.cells = notebook.cells[:2]
     done, notebook = runtime.open(notebook)
-    assert done.returncode and "see pip's message" in done.stderr
-    said = "".join(output.get("text", "") for output in notebook.cells[1].outputs)
-    assert "ResolutionImpossible" in said and f"torch=={metadata.version('torch')}" in said
-    assert {path.name for path in runtime.site.iterdir()} == {"links.pth"}
+    assert done.returncode and "ModuleNotFoundError" in done.stderr
+    for part in ("could not install torch>=999", "ResolutionImpossible", "which stay as they are"):
+        assert part in done.stderr
+    versions = json.loads(runtime.python(LOOK_AT_VERSIONS).stdout)
+    assert versions == {name: metadata.version(name) for name in KEPT}
+    package = {path.name.partition("-")[0] for path in runtime.site.iterdir()}
+    assert package == {"links.pth", "fusion_lib"}  # and nothing that it needs

@@ -39,7 +39,7 @@ def clone(tmp_path):
             "cell_type": "code",
             "execution_count": 1,
             "id": "b",
-            "metadata": {"tags": ["nbval-ignore-output"]},
+            "metadata": {"tags": ["nbval-ignore-output"], **hosted.FOLDED},
             "outputs": [OUTPUT],
             "source": hosted.setup_cell(UNNAMED).splitlines(keepends=True),
         },
@@ -92,6 +92,20 @@ def test_it_names_the_repository_everywhere(clone):
     line = hosted.badges("https://github.com/jane/seg", hosted.FRONT)
     assert (clone / "README.md").read_text().startswith(f"# Title\n\n{line}\n\nText.\n")
     assert not [path for path, content in contents(clone).items() if b"OWNER/REPOSITORY" in content]
+
+
+def test_the_set_up_cell_is_folded_and_keeps_its_tags(clone):
+    """As JupyterLab (`jupyter.source_hidden`) and Colab (`cellView`) know it."""
+    notebook = read(clone)
+    notebook["cells"][1]["metadata"] = {"tags": ["nbval-ignore-output"]}
+    write(clone, notebook)
+    hosted.name_repository("jane/seg", clone)
+    assert read(clone)["cells"][1]["metadata"] == {
+        "tags": ["nbval-ignore-output"],
+        "jupyter": {"source_hidden": True},
+        "cellView": "form",
+    }
+    assert read(clone)["cells"][2]["metadata"] == {}
 
 
 def test_badges_open_this_very_notebook_on_three_hosts():
@@ -184,10 +198,8 @@ def test_the_whole_project_keeps_its_rules_whatever_its_name(tmp_path):
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    before, name = (
-        contents(copy),
-        "/".join(("jane-doe", "two_segmentations.v2")),
-    )  # nowhere in one piece
+    before = contents(copy)
+    name = "/".join(("jane-doe", "two_segmentations.v2"))  # stands nowhere in one piece
     call("make", "colab", f"PYTHON={sys.executable}", f"REPO={name}")
     assert hosted.address(copy) == f"https://github.com/{name}"
     tests = [
