@@ -43,10 +43,8 @@ def backbone(name: str, pretrained: bool, width: int = 16) -> Encoder:
     if name not in ("small", *NAMES):
         raise ValueError(f"encoder is {name!r}; expected one of: small, {', '.join(NAMES)}")
     if name == "small" and pretrained:
-        raise ValueError(
-            "pretrained is True, but encoder 'small' has no ImageNet weights; these have: "
-            + ", ".join(NAMES)
-        )
+        have = ", ".join(NAMES)
+        raise ValueError(f"pretrained is True, but 'small' has no such weights; these have: {have}")
     if name == "small":
         return ConvEncoder(width)
     return Lite0Encoder(pretrained) if name == "lite0" else TorchvisionEncoder(name, pretrained)
@@ -64,11 +62,10 @@ class Encoder(nn.Module):
     stages: nn.ModuleList | list[nn.Sequential]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features = []
+        maps = [images]
         for stage in self.stages:
-            images = stage(images)
-            features.append(images)
-        return features
+            maps.append(stage(maps[-1]))
+        return maps[1:]
 
 
 class Lite0Encoder(Encoder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,19 +22,19 @@ def check_outputs(outputs: dict[str, int]) -> None:
         raise TypeError(
             f"outputs is {outputs!r}; expected {{task: number of classes}}, as {{'semantic': 8}}"
         )
-    wrong = [n for n in outputs.values() if type(n) is not int or not 2 <= n <= MOST_CLASSES]
-    if not outputs or wrong:
+    counts = outputs.values()
+    if not outputs or not all(type(n) is int and 2 <= n <= MOST_CLASSES for n in counts):
         raise ValueError(
             f"outputs is {outputs}; expected at least one task, each with two classes or more, at"
             f" most {MOST_CLASSES}, as a whole number"
         )
-    for task in outputs:
-        # A loss adds "total" to its terms; modules in an nn.ModuleDict are named by its keys.
-        taken = task == "total" or " to " in str(task) or hasattr(nn.ModuleDict, str(task))
-        if not isinstance(task, str) or not task or "." in task or taken:
+    for task in map(str, outputs):
+        # Modules are named by tasks, gates by two of them; losses sum their terms up as "total".
+        taken = task == "total" or "." in task or " to " in task or hasattr(nn.ModuleDict(), task)
+        if taken or not task or task not in outputs:
             raise ValueError(
                 f"outputs has a task called {task!r}; expected a name such as 'semantic', without"
-                " '.' and ' to ', and neither 'total' nor a method's name"
+                " '.' and ' to ', and neither 'total' nor the name of a method or attribute"
             )
 
 
@@ -82,7 +83,7 @@ class FusionModel(nn.Module):
             raise ValueError(f"width is {width!r}; expected a whole number of channels, 1 or more")
         if sharing not in tuple(SHARING):
             raise ValueError(f"sharing is {sharing!r}; expected one of: {', '.join(SHARING)}")
-        self.config = {"outputs": dict(outputs), "encoder": encoder}
+        self.config: dict[str, Any] = {"outputs": dict(outputs), "encoder": encoder}
         self.config |= {"width": width, "sharing": sharing}
         kind = SHARING[sharing]
         self.encoder = backbone(encoder, pretrained, width)
