@@ -86,11 +86,11 @@ def start() -> None:
     print(machine.describe())
 
 
-def _version(name: str) -> str | None:
+def _version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
+        return ""
 
 
 def address(root: Path = ROOT) -> str:
