@@ -114,15 +114,10 @@ class FusionModel(nn.Module):
         """(images - mean) / standard deviation, those of ImageNet, after checks of the images."""
         if not images.is_floating_point():
             raise TypeError(f"images has dtype {images.dtype}; expected float in [0, 1]")
-        if (
-            images.ndim != 4
-            or images.shape[1] != 3
-            or min(images.shape[2:]) < 16
-            or not len(images)
-        ):
+        shape = tuple(images.shape)
+        if len(shape) != 4 or shape[0] < 1 or shape[1] != 3 or min(shape[2:]) < 16:
             raise ValueError(
-                f"images has shape {tuple(images.shape)}; expected (N, 3, H, W) with H, W >= 16 and"
-                " N >= 1"
+                f"images has shape {shape}; expected (N, 3, H, W) with H, W >= 16 and N >= 1"
             )
         if images.device.type == "cpu" and images.max() > HIGHEST:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Encoders of torchvision as feature pyramids, and the download of their weights from a server on
 this machine."""
 
+import copy
 import hashlib
 import io
 import math
@@ -222,3 +223,14 @@ def test_names_are_lite0_and_torchvisions():
         torchvision.models.list_models(torchvision.models)
     )
     assert encoders.backbone("resnet18", False).channels is not TORCHVISION["resnet18"][2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_has_stages_of_its_own(name):
+    """They share nothing with the original's, and are made of the copy's own parameters."""
+    encoder = backbone(name, pretrained=False)
+    before = {parameter.data_ptr() for parameter in encoder.parameters()}
+    twin = copy.deepcopy(encoder)
+    stages = [p for stage in twin.stages for p in stage.parameters()]
+    assert {id(p) for p in stages} <= {id(p) for p in twin.parameters()}
+    assert not {p.data_ptr() for p in stages} & before
