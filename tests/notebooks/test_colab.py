@@ -60,18 +60,24 @@ try:
 finally:
     nbformat.write(notebook, sys.argv[1])
 """
-LOOK_AT_VERSIONS = """
+LOOK_AT_VERSIONS = (
+    f"KEPT = {KEPT!r}"
+    + """
 import json
 from importlib import metadata
-print(json.dumps({name: metadata.version(name) for name in %r}))
-""" % (KEPT,)
-LOOK = """
+print(json.dumps({name: metadata.version(name) for name in KEPT}))
+"""
+)
+LOOK = (
+    f"KEPT = {KEPT!r}"
+    + """
 import fusion_lib, json, torchjd
 from importlib import metadata, util
-versions = {name: metadata.version(name) for name in %r}
+versions = {name: metadata.version(name) for name in KEPT}
 places = {name: util.find_spec(name).origin for name in versions}
 print(json.dumps([versions, places, fusion_lib.__file__, torchjd.__file__]))
-""" % (KEPT,)
+"""
+)
 
 
 def with_dependencies(*lines: str) -> set[str]:
