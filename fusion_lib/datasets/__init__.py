@@ -1,7 +1,7 @@
 """The data sets: shipped scenes, Stanford Background photographs, a folder of one's own, PASCAL VOC
 and Cityscapes."""
 
-from fusion_lib.datasets.base import PartlyLabelled, SegmentationDataset
+from fusion_lib.datasets.base import PartlyLabelled, SegmentationDataset, attribute
 from fusion_lib.datasets.folder import FolderDataset
 from fusion_lib.datasets.shipped_scenes import Scenes
 from fusion_lib.datasets.stanford import (
@@ -20,5 +20,6 @@ __all__ = [
     "Scenes",
     "SegmentationDataset",
     "StanfordBackground",
+    "attribute",
     "download_stanford_background",
 ]

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision import tv_tensors
 
 from fusion_lib.scenes import SEMANTIC_VOID
@@ -26,9 +27,10 @@ class SegmentationDataset(Dataset):
     reads them."""
 
     classes: tuple[str, ...]
-    further_classes: dict[
-        str, tuple[str, ...]
-    ] = {}  # the further label maps and the names of their classes
+    # The classes whose regions are single things, and those that are areas of stuff; None: unknown.
+    things: tuple[int, ...] | None = None
+    stuff: tuple[int, ...] | None = None
+    further_classes: dict[str, tuple[str, ...]] = {}  # further label maps and their classes
 
     def __init__(self, transform: Callable[[dict], dict] | None = None):
         self.transform = transform
@@ -80,6 +82,33 @@ class PartlyLabelled(Dataset):
         if index in self.labelled:
             return sample
         return {**sample, "semantic": torch.full_like(sample["semantic"], SEMANTIC_VOID)}
+
+
+def attribute(dataset: Dataset, name: str) -> Any:
+    """An attribute of a data set of ours (`classes`, `things`, `stuff`, `further_classes`).
+
+    It is found behind `Subset` (so behind `random_split`), `ConcatDataset` and `PartlyLabelled`.
+
+    Raises:
+        ValueError: the data set has no such attribute, or the parts of a `ConcatDataset` differ.
+    """
+    if isinstance(dataset, (Subset, PartlyLabelled)):
+        return attribute(dataset.dataset, name)
+    if isinstance(dataset, ConcatDataset):
+        first, *others = (attribute(part, name) for part in dataset.datasets)
+        for other in others:
+            if other != first:
+                raise ValueError(
+                    f"the parts of the ConcatDataset differ in {name}: {first} and {other}; expected"
+                    " data sets with the same classes, things and stuff"
+                )
+        return first
+    if not hasattr(dataset, name):
+        raise ValueError(
+            f"dataset is a {type(dataset).__name__} without {name}; expected a data set of"
+            f" fusion_lib.datasets, or one of your own that sets {name}"
+        )
+    return getattr(dataset, name)
 
 
 def _decode(path: Path) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +26,36 @@ class FolderDataset(SegmentationDataset):
         root: the folder that holds `images/`.
         classes: names of the classes, in the order of their indices.
         transform: see `transforms`.
+        things: names or indices of the classes whose regions are single things; all others are
+            stuff. None: unknown.
 
     Raises:
         FileNotFoundError: no images, or an image without its mask.
-        ValueError: a file that does not decode, sizes that differ, a class out of range, a mask in
+        ValueError: things that are no classes; a file that does not decode, sizes that differ, a class out of range, a mask in
             colour.
     """
 
     def __init__(
-        self, root: str | Path, classes: tuple[str, ...], transform: Callable | None = None
+        self,
+        root: str | Path,
+        classes: Sequence[str],
+        transform: Callable | None = None,
+        things: Sequence[str | int] | None = None,
     ):
         super().__init__(transform)
         self.root, self.classes = Path(root), tuple(classes)
+        if things is not None:
+            if isinstance(things, str):
+                raise TypeError(f"things is {things!r}; expected a list of names or indices")
+            indices = range(len(self.classes))
+            numbers = dict(zip((*self.classes, *indices), (*indices, *indices)))
+            if strange := [thing for thing in things if thing not in numbers]:
+                raise ValueError(
+                    f"things holds {strange[0]!r}; expected names or indices of the classes"
+                    f" {list(self.classes)}"
+                )
+            self.things = tuple(sorted({numbers[thing] for thing in things}))
+            self.stuff = tuple(index for index in indices if index not in self.things)
         self._images = sorted(
             p for p in self.root.glob("images/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
         )

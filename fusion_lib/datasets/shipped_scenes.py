@@ -26,7 +26,7 @@ class Scenes(SegmentationDataset):
         FileNotFoundError: the file or SHA256SUMS is not there.
     """
 
-    classes = scenes.CLASSES
+    classes, things, stuff = scenes.CLASSES, scenes.THINGS, scenes.STUFF
 
     def __init__(
         self, split: str, transform: Callable | None = None, folder: str | Path | None = None

@@ -48,6 +48,7 @@ class StanfordBackground(SegmentationDataset):
     """
 
     classes = ("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object")
+    things, stuff = (7,), tuple(range(7))
     further_classes = {"surfaces": ("sky", "horizontal", "vertical")}
     URL = "http://dags.stanford.edu/data/iccv09Data.tar.gz"
     # Of all that is read. It names the cache too: one that was made when fewer kinds of labels were

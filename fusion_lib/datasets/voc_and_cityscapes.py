@@ -113,6 +113,7 @@ class PascalVOC(PairedFiles):
         "train",
         "tv monitor",
     )
+    things, stuff = tuple(range(1, 21)), (0,)
 
     def __init__(self, root: str | Path, split: str, transform=None):
         _check_split(split)
@@ -172,10 +173,10 @@ class Cityscapes(PairedFiles):
     """
 
     _LABELS = [label for label in torchvision_datasets.Cityscapes.classes if label.id >= 0]
-    classes = tuple(
-        name
-        for _, name in sorted((o.train_id, o.name) for o in _LABELS if o.train_id != SEMANTIC_VOID)
-    )
+    _LEARNT = sorted((o.train_id, o.name, o.has_instances) for o in _LABELS if o.train_id < 19)
+    classes = tuple(name for _, name, _ in _LEARNT)
+    things = tuple(index for index, _, several in _LEARNT if several)
+    stuff = tuple(index for index, _, several in _LEARNT if not several)
 
     def __init__(self, root: str | Path, split: str, transform=None):
         _check_split(split)

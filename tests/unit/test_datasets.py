@@ -13,17 +13,20 @@ import pytest
 import torch
 from PIL import Image
 from servers import server
+from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 from torchvision import tv_tensors
 
-from fusion_lib import datasets, scenes
+from fusion_lib import scenes
 from fusion_lib.datasets import (
     FolderDataset,
     PartlyLabelled,
     Scenes,
     SegmentationDataset,
     StanfordBackground,
+    attribute,
     download_stanford_background,
 )
+from fusion_lib.datasets import stanford as stanford_module
 from fusion_lib.engine import files
 
 IDS = [f"{number:07d}" for number in range(10)]
@@ -207,6 +210,74 @@ def test_partly_labelled_leaves_the_data_set_as_it_is():
     assert not samples[0]["semantic"].any()
 
 
+# --- attributes behind what torch wraps around a data set -------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: data,
+        lambda data: Subset(data, [3, 1]),
+        lambda data: random_split(data, [60, 40])[1],
+        lambda data: PartlyLabelled(data, [1]),
+        lambda data: ConcatDataset([data, Subset(data, [0])]),
+        lambda data: Subset(ConcatDataset([PartlyLabelled(Subset(data, [0, 1]), [0]), data]), [2]),
+    ],
+)
+def test_attributes_are_found_however_a_data_set_is_wrapped(wrap):
+    data = wrap(Scenes("val"))
+    assert attribute(data, "classes") == scenes.CLASSES
+    assert attribute(data, "things") == (3, 4, 5, 6, 7) and attribute(data, "stuff") == (0, 1, 2)
+    assert attribute(data, "further_classes") == {}
+    assert next(iter(DataLoader(data, 1)))["semantic"].shape == (1, 64, 64)
+
+
+def test_an_attribute_that_is_missing_is_named():
+    with pytest.raises(ValueError, match="dataset is a list without classes; expected a data set"):
+        attribute([], "classes")
+    with pytest.raises(ValueError, match="dataset is a SegmentationDataset without classes"):
+        attribute(Subset(SegmentationDataset(), []), "classes")
+    assert attribute(SegmentationDataset(), "things") is None
+
+
+def test_parts_that_differ_are_refused(tmp_path):
+    write_folder(tmp_path)
+    own = FolderDataset(tmp_path, CLASSES)
+    with pytest.raises(ValueError, match=r"parts of the ConcatDataset differ in classes: .*'sky'"):
+        attribute(ConcatDataset([Scenes("val"), Scenes("val"), own]), "classes")
+    with pytest.raises(ValueError, match=r"differ in things: None and \(0,\)"):
+        attribute(ConcatDataset([own, FolderDataset(tmp_path, CLASSES, things=[0])]), "things")
+
+
+@pytest.mark.parametrize(
+    "things, numbers, stuff",
+    [
+        (None, None, None),
+        (["sky", 0], (0, 2), (1,)),
+        ((), (), (0, 1, 2)),
+        ([2, 1, 0], (0, 1, 2), ()),
+    ],
+)
+def test_folder_things_by_name_or_index(tmp_path, things, numbers, stuff):
+    write_folder(tmp_path)
+    data = FolderDataset(tmp_path, CLASSES, things=things)
+    assert (data.things, data.stuff) == (numbers, stuff)
+
+
+@pytest.mark.parametrize("strange", ["car", 3, -1])
+def test_folder_things_that_are_no_classes(tmp_path, strange):
+    write_folder(tmp_path)
+    with pytest.raises(ValueError, match=rf"things holds {strange!r}; expected names or indices"):
+        FolderDataset(tmp_path, CLASSES, things=["road", strange])
+
+
+def test_folder_things_must_be_a_list_of_classes(tmp_path):
+    """A single word would be taken letter by letter."""
+    write_folder(tmp_path)
+    with pytest.raises(TypeError, match="things is 'sky'; expected a list of names or indices"):
+        FolderDataset(tmp_path, CLASSES, things="sky")
+
+
 # --- Stanford Background on ten made-up photographs --------------------------------------------
 
 
@@ -268,7 +339,7 @@ def stanford(tmp_path, monkeypatch, cache):
     shipped.mkdir()
     rows = [f"{image_id},{number % 5}\n" for number, image_id in enumerate(IDS)]
     (shipped / "stanford_background_folds.csv").write_text("image_id,fold\n" + "".join(rows))
-    monkeypatch.setattr(datasets, "data_folder", lambda: shipped)
+    monkeypatch.setattr(stanford_module, "data_folder", lambda: shipped)
     path = tmp_path / "iccv09Data.tar.gz"
     write_tar(path, files)
     return path
@@ -280,7 +351,7 @@ def assert_nothing_left(cache) -> None:
 
 def test_stanford_reads_what_the_archive_holds(stanford, cache):
     data = StanfordBackground("train", fold=0, archive=stanford)
-    assert len(data) == 6
+    assert len(data) == 6 and data.things == (7,) and data.stuff == (0, 1, 2, 3, 4, 5, 6)
     for index, image_id in enumerate(data.image_ids):
         jpeg, semantic, layers, surfaces = photograph(int(image_id))
         image, got_semantic, region = data.read(index)
@@ -330,7 +401,7 @@ def test_stanford_folder_gives_what_the_archive_gives(stanford, tmp_path, monkey
 def test_stanford_second_use_needs_no_archive(stanford, cache, monkeypatch):
     first = StanfordBackground("test", archive=stanford)[0]
     stanford.unlink()
-    monkeypatch.setattr(datasets, "_parse_labels", None)  # nothing is parsed again
+    monkeypatch.setattr(stanford_module, "_parse_labels", None)  # nothing is parsed again
     assert torch.equal(StanfordBackground("test")[0]["image"], first["image"])
     assert [path.name for path in cache.iterdir()] == [
         f"stanford_background_{StanfordBackground.CONTENT_SHA256[:12]}"

@@ -115,6 +115,7 @@ def test_voc_reads_what_was_written(voc):
         and len(data.classes) == 21
         and (data.classes[15], data.classes[18]) == ("person", "sofa")
     )
+    assert data.things == tuple(range(1, 21)) and data.stuff == (0,)
     for index, expected in enumerate((VOC_CLASS, VOC_CLASS[::-1])):
         sample = data[index]
         assert set(sample) == {"image", "semantic", "region"}
@@ -265,6 +266,9 @@ def city(tmp_path):
 def test_cityscapes_reads_what_was_written(city):
     data = Cityscapes(city, "train")
     assert len(data) == 2 and len(data.classes) == 19
+    names = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
+    assert [data.classes[index] for index in data.things] == names
+    assert data.stuff == tuple(range(11))
     assert [data.classes[index] for index in (0, 10, 11, 13, 18)] == [
         "road",
         "sky",
