@@ -9,22 +9,22 @@ are as "semantic".
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision import tv_tensors
 
-from fusion_lib.scenes import SEMANTIC_VOID
+from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
 
 
 class SegmentationDataset(Dataset):
-    """Samples of an image, its semantic labels, its region map and any further labels; a subclass
-    reads them."""
+    """Samples of an image, its semantic labels, its region map and any further labels.
+
+    A subclass names its `classes` (at most 254, void is 255) and reads the samples.
+    """
 
     classes: tuple[str, ...]
     # The classes whose regions are single things, and those that are areas of stuff; None: unknown.
@@ -34,6 +34,8 @@ class SegmentationDataset(Dataset):
 
     def __init__(self, transform: Callable[[dict], dict] | None = None):
         self.transform = transform
+        if (count := len(getattr(self, "classes", ()))) >= SEMANTIC_VOID:
+            raise ValueError(f"classes has {count} names; expected at most 254, for 255 is void")
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """image (H, W, 3) uint8, semantic (H, W) with void 255, region (H, W) with void -1."""
@@ -45,33 +47,30 @@ class SegmentationDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         image, semantic, region = self.read(index)
+        sample = {"image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1))}
         maps = {"semantic": semantic, "region": region, **self.read_further(index)}
         for name, labels in maps.items():
             if not np.issubdtype(labels.dtype, np.integer):
                 raise TypeError(f"{name} has dtype {labels.dtype}; expected integers")
-            if labels.shape != image.shape[:2]:
+            if labels.shape != (size := image.shape[:2]):
                 raise ValueError(
-                    f"{name} has shape {labels.shape}; expected that of the image,"
-                    f" {image.shape[:2]}"
+                    f"{name} has shape {labels.shape}; expected that of the image, {size}"
                 )
-        sample = {"image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1))}
-        sample |= {
-            name: tv_tensors.Mask(torch.from_numpy(labels.astype(np.int64)))
-            for name, labels in maps.items()
-        }
+            sample[name] = tv_tensors.Mask(torch.from_numpy(labels.astype(np.int64)))
+        if (lowest := int(region.min(initial=0))) < REGION_VOID:
+            raise ValueError(f"region holds id {lowest}; expected ids from 0 on, void -1")
         return sample if self.transform is None else self.transform(sample)
 
 
 class PartlyLabelled(Dataset):
-    """Another data set of which only some samples keep their semantic labels; elsewhere all is void
-    (255).
+    """Another data set of which only some samples keep their semantic labels; the rest is void.
 
     Region maps and further label maps stay.
 
     Args: dataset, whose samples have been transformed; labelled, the indices that keep theirs.
     """
 
-    def __init__(self, dataset: Dataset, labelled):
+    def __init__(self, dataset: Any, labelled: Iterable[int]):
         self.dataset, self.labelled = dataset, frozenset(int(index) for index in labelled)
 
     def __len__(self) -> int:
@@ -84,7 +83,7 @@ class PartlyLabelled(Dataset):
         return {**sample, "semantic": torch.full_like(sample["semantic"], SEMANTIC_VOID)}
 
 
-def attribute(dataset: Dataset, name: str) -> Any:
+def attribute(dataset: Any, name: str) -> Any:
     """An attribute of a data set of ours (`classes`, `things`, `stuff`, `further_classes`).
 
     It is found behind `Subset` (so behind `random_split`), `ConcatDataset` and `PartlyLabelled`.
@@ -96,12 +95,11 @@ def attribute(dataset: Dataset, name: str) -> Any:
         return attribute(dataset.dataset, name)
     if isinstance(dataset, ConcatDataset):
         first, *others = (attribute(part, name) for part in dataset.datasets)
-        for other in others:
-            if other != first:
-                raise ValueError(
-                    f"the parts of the ConcatDataset differ in {name}: {first} and {other}; expected"
-                    " data sets with the same classes, things and stuff"
-                )
+        if different := [other for other in others if other != first]:
+            raise ValueError(
+                f"the parts of the ConcatDataset differ in {name}: {first} and {different[0]};"
+                " expected data sets with the same classes, things and stuff"
+            )
         return first
     if not hasattr(dataset, name):
         raise ValueError(
@@ -109,14 +107,3 @@ def attribute(dataset: Dataset, name: str) -> Any:
             f" fusion_lib.datasets, or one of your own that sets {name}"
         )
     return getattr(dataset, name)
-
-
-def _decode(path: Path) -> Image.Image:
-    try:
-        image = Image.open(path)
-        image.load()
-        return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{path.parent.name}/{path.name} does not decode as an image ({error})"
-        ) from error

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_lib.datasets.base import SegmentationDataset, _decode
+from fusion_lib.datasets.base import SegmentationDataset
+from fusion_lib.datasets.decoding import read_mask, read_picture
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 
 class FolderDataset(SegmentationDataset):
-    """Your own pictures: `images/NAME.jpg|png`, `semantic/NAME.png`, and if you have them
-    `regions/NAME.png`.
+    """Your own pictures: `images/NAME.jpg|png`, `semantic/NAME.png` and perhaps `regions/NAME.png`.
 
     Semantic masks hold a class index a pixel, 255 for void. Region masks (8 or 16 bit) hold any id
-    a pixel, 0 for void.
-    Without region masks the regions are the connected areas of the semantic mask: then the region
-    task
-    adds no information that the semantic labels lack, and a warning says so.
+    a pixel, 0 for void. Without region masks the regions are the connected areas of the semantic
+    mask: then the region task adds no information that the semantic labels lack, and a warning
+    says so.
 
     Args:
         root: the folder that holds `images/`.
@@ -31,8 +30,8 @@ class FolderDataset(SegmentationDataset):
 
     Raises:
         FileNotFoundError: no images, or an image without its mask.
-        ValueError: things that are no classes; a file that does not decode, sizes that differ, a class out of range, a mask in
-            colour.
+        TypeError, ValueError: `things` is no list of classes.
+        ValueError: too many classes; a file that `decoding.read_mask` refuses.
     """
 
     def __init__(
@@ -42,20 +41,10 @@ class FolderDataset(SegmentationDataset):
         transform: Callable | None = None,
         things: Sequence[str | int] | None = None,
     ):
-        super().__init__(transform)
         self.root, self.classes = Path(root), tuple(classes)
+        super().__init__(transform)
         if things is not None:
-            if isinstance(things, str):
-                raise TypeError(f"things is {things!r}; expected a list of names or indices")
-            indices = range(len(self.classes))
-            numbers = dict(zip((*self.classes, *indices), (*indices, *indices)))
-            if strange := [thing for thing in things if thing not in numbers]:
-                raise ValueError(
-                    f"things holds {strange[0]!r}; expected names or indices of the classes"
-                    f" {list(self.classes)}"
-                )
-            self.things = tuple(sorted({numbers[thing] for thing in things}))
-            self.stuff = tuple(index for index in indices if index not in self.things)
+            self.things, self.stuff = _things_and_stuff(self.classes, things)
         self._images = sorted(
             p for p in self.root.glob("images/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
         )
@@ -65,9 +54,7 @@ class FolderDataset(SegmentationDataset):
             )
         self.has_regions = (self.root / "regions").is_dir()
         for folder in ("semantic", "regions") if self.has_regions else ("semantic",):
-            missing = [
-                p.name for p in self._images if not (self.root / folder / f"{p.stem}.png").is_file()
-            ]
+            missing = [p.name for p in self._images if not self._mask(folder, p).is_file()]
             if missing:
                 raise FileNotFoundError(
                     f"{folder}/ lacks the .png mask of {len(missing)} images, first {missing[0]}"
@@ -84,31 +71,26 @@ class FolderDataset(SegmentationDataset):
 
     def read(self, index: int):
         path = self._images[index]
-        image = np.asarray(_decode(path).convert("RGB"))
-        semantic = self._mask("semantic", path, image)
-        wrong = semantic[(semantic >= len(self.classes)) & (semantic != SEMANTIC_VOID)]
-        if wrong.size:
-            raise ValueError(
-                f"semantic/{path.stem}.png holds class {wrong[0]}; expected"
-                f" 0..{len(self.classes) - 1} or void 255"
-            )
+        image = read_picture(path)
+        semantic = read_mask(self._mask("semantic", path), image, len(self.classes))
         if self.has_regions:
-            return image, semantic, connected_regions(self._mask("regions", path, image) - 1)
-        return (
-            image,
-            semantic,
-            connected_regions(np.where(semantic == SEMANTIC_VOID, REGION_VOID, semantic)),
-        )
+            region = read_mask(self._mask("regions", path), image) - 1
+        else:
+            region = np.where(semantic == SEMANTIC_VOID, REGION_VOID, semantic)
+        return image, semantic, connected_regions(region)
 
-    def _mask(self, folder: str, path: Path, image: np.ndarray) -> np.ndarray:
-        mask = np.asarray(_decode(self.root / folder / f"{path.stem}.png"))
-        if mask.ndim != 2:
-            raise ValueError(
-                f"{folder}/{path.stem}.png has shape {mask.shape}; expected one channel of indices"
-            )
-        if mask.shape != image.shape[:2]:
-            raise ValueError(
-                f"{folder}/{path.stem}.png is {mask.shape[1]} x {mask.shape[0]} and its image "
-                f"{image.shape[1]} x {image.shape[0]} pixels; expected equal sizes"
-            )
-        return mask.astype(np.int64)
+    def _mask(self, folder: str, image: Path) -> Path:
+        return self.root / folder / f"{image.stem}.png"
+
+
+def _things_and_stuff(classes: tuple[str, ...], things: Sequence[str | int]):
+    if isinstance(things, str):
+        raise TypeError(f"things is {things!r}; expected a list of names or indices")
+    indices = range(len(classes))
+    known = {**dict(zip(classes, indices)), **dict(zip(indices, indices))}
+    if strange := [thing for thing in things if thing not in known]:
+        raise ValueError(
+            f"things holds {strange[0]!r}; expected names or indices of the classes {list(classes)}"
+        )
+    chosen = {known[thing] for thing in things}
+    return tuple(sorted(chosen)), tuple(index for index in indices if index not in chosen)

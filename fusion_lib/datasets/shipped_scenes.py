@@ -18,8 +18,7 @@ class Scenes(SegmentationDataset):
     Args:
         split: "train", "val" or "test".
         transform: see `transforms`.
-        folder: what `python -m fusion_lib.scenes` wrote; default is the shipped data, see
-            `files.data_file`.
+        folder: what `python -m fusion_lib.scenes` wrote; default: the shipped data (`data_file`).
 
     Raises:
         ValueError: unknown split, or a file whose sha256 is not the one in SHA256SUMS.
@@ -35,17 +34,15 @@ class Scenes(SegmentationDataset):
         if split not in scenes.SPLITS:
             raise ValueError(f"split is {split!r}; expected one of {list(scenes.SPLITS)}")
         name = f"scenes_{split}.npz"
-        path = data_file(name) if folder is None else _written(Path(folder) / name)
-        with np.load(path) as arrays:
-            self._images, self._semantic, self._region = (
-                arrays[k] for k in ("images", "semantic", "region")
-            )
+        with np.load(data_file(name) if folder is None else _written(Path(folder) / name)) as file:
+            self._maps = [file[name] for name in ("images", "semantic", "region")]
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._maps[0])
 
     def read(self, index: int):
-        return self._images[index], self._semantic[index], self._region[index]
+        image, semantic, region = (values[index] for values in self._maps)
+        return image, semantic, region
 
 
 def _written(path: Path) -> Path:

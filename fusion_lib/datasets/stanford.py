@@ -9,7 +9,7 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +17,20 @@ from PIL import Image
 
 from fusion_lib.datasets.base import SegmentationDataset
 from fusion_lib.engine.files import CACHE_VARIABLE, cache_folder, data_folder, fetch
-from fusion_lib.scenes import SEMANTIC_VOID
 
-ARCHIVE_VARIABLE = (  # environment: path of iccv09Data.tar.gz or of its unpacked folder
-    "FUSION_STANFORD_ARCHIVE"
-)
+# environment: path of iccv09Data.tar.gz or of its unpacked folder
+ARCHIVE_VARIABLE = "FUSION_STANFORD_ARCHIVE"
+READ = (".jpg", ".regions.txt", ".layers.txt", ".surfaces.txt")
 
 
 class StanfordBackground(SegmentationDataset):
-    """715 photographs of about 320 x 240 with semantic classes, regions, surfaces (Gould, Fulton &
-    Koller, ICCV 2009).
+    """715 photographs of about 320 x 240 pixels (Gould, Fulton & Koller, ICCV 2009).
 
     Samples hold "surfaces" too: whether a pixel is sky, or on a horizontal or a vertical surface;
-    void 255.
-
-    The first use parses the archive (about half a minute) and keeps the pixels in `cache_folder()`;
-    later uses map that file into memory. The archive is the variable FUSION_STANFORD_ARCHIVE (the
-    .tar.gz or its unpacked folder), else what `download_stanford_background` fetched.
+    void 255. The first use parses the archive (about half a minute) and keeps the pixels in
+    `cache_folder()`; later uses map that file into memory. The archive is the variable
+    FUSION_STANFORD_ARCHIVE (the .tar.gz or its unpacked folder), else what
+    `download_stanford_background` fetched.
 
     Args:
         split: "train", "val" (the fold after the test fold) or "test".
@@ -51,8 +48,7 @@ class StanfordBackground(SegmentationDataset):
     things, stuff = (7,), tuple(range(7))
     further_classes = {"surfaces": ("sky", "horizontal", "vertical")}
     URL = "http://dags.stanford.edu/data/iccv09Data.tar.gz"
-    # Of all that is read. It names the cache too: one that was made when fewer kinds of labels were
-    # read is not used.
+    # Of all that is read. It names the cache too: one made when less was read is not used.
     CONTENT_SHA256 = "491616e5ca99519f33243af7d7eb526af8c1135761abf42eb4e3e6b01efdcd72"
 
     def __init__(
@@ -67,18 +63,16 @@ class StanfordBackground(SegmentationDataset):
             raise ValueError(f"split is {split!r}; expected 'train', 'val' or 'test'")
         if fold not in range(5):
             raise ValueError(f"fold is {fold!r}; expected 0, 1, 2, 3 or 4")
-        with open(data_folder() / "stanford_background_folds.csv", newline="") as file:
-            fold_of = {row["image_id"]: int(row["fold"]) for row in csv.DictReader(file)}
-        role = {fold: "test", (fold + 1) % 5: "val"}
         cache = cache_folder() / self.cache_name()
         if not (cache / "index.csv").is_file():
-            _build_cache(cache, archive, self.CONTENT_SHA256)
-        self._pixels = np.load(
-            cache / "pixels.npy", mmap_mode="r"
-        )  # (P, 6) uint8: colours, semantic, region, surfaces
-        with open(cache / "index.csv", newline="") as file:
-            rows = [row for row in csv.DictReader(file)]
-        self._rows = [row for row in rows if role.get(fold_of[row["image_id"]], "train") == split]
+            _write_cache(cache, _read_archive(archive, self.CONTENT_SHA256))
+        # (P, 6) uint8: colours, semantic, region, surfaces
+        self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")
+        folds = _rows(data_folder() / "stanford_background_folds.csv")
+        role = {str(fold): "test", str((fold + 1) % 5): "val"}
+        split_of = {row["image_id"]: role.get(row["fold"], "train") for row in folds}
+        rows = _rows(cache / "index.csv")
+        self._rows = [row for row in rows if split_of[row["image_id"]] == split]
         self.image_ids = [row["image_id"] for row in self._rows]
 
     @classmethod
@@ -97,14 +91,12 @@ class StanfordBackground(SegmentationDataset):
         return {"surfaces": self._photograph(index)[..., 5]}
 
     def _photograph(self, index: int) -> np.ndarray:
-        row = self._rows[index]
-        height, width, start = int(row["height"]), int(row["width"]), int(row["start"])
+        height, width, start = (int(self._rows[index][k]) for k in ("height", "width", "start"))
         return self._pixels[start : start + height * width].reshape(height, width, 6)
 
 
 def download_stanford_background() -> Path:
-    """Fetch the archive from its official address into the cache; an interrupted download goes on
-    where it stopped.
+    """Fetch the archive from its official address into the cache, or go on where that stopped.
 
     Raises:
         OSError: the address does not answer, or not with the file; see `files.fetch`.
@@ -114,16 +106,19 @@ def download_stanford_background() -> Path:
     return path if path.is_file() else fetch(StanfordBackground.URL, path, otherwise=elsewhere)
 
 
-def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) -> None:
-    """Parse every photograph into one array, written beside the cache and renamed when it is
-    whole."""
+def _rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_archive(archive: str | Path | None, expected_sha256: str) -> dict[str, bytes]:
     source = Path(archive or os.environ.get(ARCHIVE_VARIABLE) or download_stanford_background())
     if not source.exists():
         raise FileNotFoundError(
             f"{source.name} does not exist; set {ARCHIVE_VARIABLE} to iccv09Data.tar.gz or to its"
             " unpacked folder"
         )
-    files = dict(_read_files(source))
+    files = _from_folder(source) if source.is_dir() else _from_tar(source)
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
@@ -134,36 +129,53 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
             f" {expected_sha256[:12]}...). It was left as it is; move it away and fetch it again,"
             " or check that it is iccv09Data.tar.gz"
         )
-    pixels, rows, start = [], ["image_id,height,width,start\n"], 0
-    for name in sorted(files):
-        if not name.startswith("images/"):
-            continue
-        image_id = Path(name).stem
-        image = np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB"))
-        kinds = ("regions", "layers", "surfaces")
-        semantic, layers, surfaces = (
-            _parse_labels(files[f"labels/{image_id}.{kind}.txt"]) for kind in kinds
-        )
-        region = np.unique(layers, return_inverse=True)[1].reshape(
-            layers.shape
-        )  # at most 135 ids: one byte is enough
-        semantic, surfaces = (
-            np.where(labels < 0, SEMANTIC_VOID, labels) for labels in (semantic, surfaces)
-        )
-        stacked = np.dstack([image, semantic, region, surfaces])
-        pixels.append(stacked.astype(np.uint8).reshape(-1, 6))
-        rows.append(f"{image_id},{image.shape[0]},{image.shape[1]},{start}\n")
+    return files
+
+
+def _from_folder(source: Path) -> dict[str, bytes]:
+    root = source / "iccv09Data" if (source / "iccv09Data").is_dir() else source
+    paths = (path for path in root.glob("*/*") if path.name.endswith(READ))
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
+
+
+def _from_tar(source: Path) -> dict[str, bytes]:
+    files = {}
+    try:
+        with tarfile.open(source, "r:*") as tar:
+            for member in tar:
+                path = Path(member.name)
+                if path.is_absolute() or ".." in path.parts:
+                    raise ValueError(
+                        f"{source.name} holds a member that points outside: {member.name!r};"
+                        " nothing was read"
+                    )
+                if path.name.endswith(READ) and member.isfile():  # no link is ever followed
+                    files[f"{path.parent.name}/{path.name}"] = tar.extractfile(member).read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(
+            f"{source.name} is cut short or no tar archive ({error}). It was left as it is; "
+            "move it away and fetch it again"
+        ) from error
+    return files
+
+
+def _write_cache(cache: Path, files: dict[str, bytes]) -> None:
+    """Parse every photograph into one array, beside the cache, and rename it when it is whole."""
+    pixels, index, start = [], "image_id,height,width,start\n", 0
+    for image_id in sorted(Path(name).stem for name in files if name.endswith(".jpg")):
+        photograph = _parse(files, image_id)
+        index += f"{image_id},{photograph.shape[0]},{photograph.shape[1]},{start}\n"
+        pixels.append(photograph.reshape(-1, 6))
         start += len(pixels[-1])
     beside = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True, exist_ok=True)
         np.save(beside / "pixels.npy", np.concatenate(pixels))
-        (beside / "index.csv").write_text("".join(rows))
+        (beside / "index.csv").write_text(index)
         os.replace(beside, cache)
     except OSError as error:
-        if not (
-            cache / "index.csv"
-        ).is_file():  # else another process was faster; its cache is as good
+        # If the cache is there now, another process was faster, and its cache is as good.
+        if not (cache / "index.csv").is_file():
             raise OSError(
                 error.errno,
                 f"cannot write {cache.name} ({error.strerror}); free 350 MB or set {CACHE_VARIABLE}"
@@ -173,33 +185,14 @@ def _build_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _parse_labels(text: bytes) -> np.ndarray:
-    rows = text.decode("ascii").split("\n")
-    return np.array([np.fromstring(row, np.int64, sep=" ") for row in rows if row.strip()])
-
-
-def _read_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """(name inside iccv09Data, content) of every photograph and of its three label files."""
-    wanted = (".jpg", ".regions.txt", ".layers.txt", ".surfaces.txt")
-    if source.is_dir():
-        root = source / "iccv09Data" if (source / "iccv09Data").is_dir() else source
-        for path in root.glob("*/*"):
-            if path.name.endswith(wanted):
-                yield path.relative_to(root).as_posix(), path.read_bytes()
-        return
-    try:
-        with tarfile.open(source, "r:*") as tar:
-            for member in tar:
-                parts = Path(member.name).parts
-                if Path(member.name).is_absolute() or ".." in parts:
-                    raise ValueError(
-                        f"{source.name} holds a member that points outside: {member.name!r};"
-                        " nothing was read"
-                    )
-                if member.isfile() and member.name.endswith(wanted):
-                    yield "/".join(parts[-2:]), tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{source.name} is cut short or no tar archive ({error}). It was left as it is; "
-            "move it away and fetch it again"
-        ) from error
+def _parse(files: dict[str, bytes], image_id: str) -> np.ndarray:
+    """(H, W, 6) uint8: colours, semantic, region, surfaces."""
+    image = np.asarray(Image.open(io.BytesIO(files[f"images/{image_id}.jpg"])).convert("RGB"))
+    semantic, layers, surfaces = (
+        np.fromstring(files[f"labels/{image_id}{kind}"].decode(), np.int64, sep=" ")
+        for kind in READ[1:]
+    )
+    region = np.unique(layers, return_inverse=True)[1]  # at most 135 ids
+    # What is unknown is -1 in the files; as a byte it is 255, void.
+    labels = np.stack([semantic, region.ravel(), surfaces], -1).reshape(*image.shape)
+    return np.concatenate([image, labels.astype(np.uint8)], -1)

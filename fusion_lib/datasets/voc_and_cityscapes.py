@@ -1,5 +1,4 @@
-"""PASCAL VOC 2012 and Cityscapes as this project's data sets, on top of torchvision's classes,
-which find the files.
+"""PASCAL VOC 2012 and Cityscapes, on top of torchvision's classes, which find the files.
 
 Both label objects one by one, and all else by class alone. So a region is here
 - an object: all its pixels, also where something before it cuts it in two (the transforms then make
@@ -9,12 +8,14 @@ Both label objects one by one, and all else by class alone. So a region is here
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from torchvision import datasets as torchvision_datasets
 
-from fusion_lib.datasets.base import SegmentationDataset, _decode
+from fusion_lib.datasets.base import SegmentationDataset
+from fusion_lib.datasets.decoding import read_mask, read_picture
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 
@@ -36,115 +37,73 @@ def object_regions(objects: np.ndarray, labels: np.ndarray, void: np.ndarray) ->
 
 
 class PairedFiles(SegmentationDataset):
-    """A picture and two masks of its size for each sample, at places that a subclass has found.
+    """A picture and two masks of its size for each sample, at places that a subclass finds.
 
-    Args: files, (picture, semantic mask, mask of objects) of each sample; transform, see
-    `transforms`.
-    Raises: FileNotFoundError: one of them is not there, or there are none at all.
+    Args:
+        root: the folder that holds the data set's folders.
+        split: "train" or "val"; the labels of the test pictures are not public.
+        transform: see `transforms`.
+
+    Raises:
+        FileNotFoundError: a folder or a file is missing, or there are no pictures at all.
+        ValueError: unknown split; a file that `decoding.read_mask` refuses, an unknown label.
     """
 
-    def __init__(self, files: list[tuple[Path, Path, Path]], transform):
+    def __init__(self, root: str | Path, split: str, transform: Callable | None = None):
         super().__init__(transform)
-        missing = [path for one in files for path in one if not path.is_file()]
+        if split not in ("train", "val"):
+            raise ValueError(
+                f"split is {split!r}; expected 'train' or 'val' (labels of the test pictures are"
+                " not public)"
+            )
+        self.files = self.find(Path(root), split)  # picture, semantic mask, mask of objects
+        missing = [path for files in self.files for path in files if not path.is_file()]
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} files are missing, first {'/'.join(missing[0].parts[-3:])}"
             )
-        if not files:
+        if not self.files:
             raise FileNotFoundError("the folders are there, and hold no picture of this split")
-        self.files = files
+
+    def find(self, root: Path, split: str) -> list[tuple[Path, Path, Path]]:
+        """Picture, semantic mask and mask of objects of each sample."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def _read_files(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        picture, *masks = self.files[index]
-        image = np.asarray(_decode(picture).convert("RGB"))
-        arrays = [np.asarray(_decode(path)) for path in masks]
-        for path, mask in zip(masks, arrays):
-            if mask.shape != image.shape[:2]:
-                raise ValueError(
-                    f"{path.parent.name}/{path.name} has shape {mask.shape}; expected one number a"
-                    f" pixel, in the shape of its picture, {image.shape[:2]}"
-                )
-        return image, *(mask.astype(np.int64) for mask in arrays)
-
 
 class PascalVOC(PairedFiles):
-    """PASCAL VOC 2012, segmentation: 21 classes, 1,464 photographs to train on and 1,449 to
-    validate.
+    """PASCAL VOC 2012, segmentation: 21 classes, 1,464 photographs to train on, 1,449 to validate.
 
     Void are the borders of objects and what is hard to tell (255 in both masks); regions are void
-    where the mask of objects is. Areas of background are connected areas of its 0.
-    `torchvision.datasets.VOCSegmentation(root, download=True)` fetches the files (2 GB). The labels
-    of the test photographs are not public.
-
-    Args:
-        root: the folder that holds VOCdevkit/.
-        split: "train" or "val".
-        transform: see `transforms`.
-
-    Raises:
-        FileNotFoundError: the folder does not hold VOCdevkit/VOC2012/ with all its parts.
-        ValueError: unknown split; a file that does not decode, sizes that differ, a class out of
-            range.
+    where the mask of objects is. Areas of background are connected areas of its 0. `root` holds
+    VOCdevkit/; `torchvision.datasets.VOCSegmentation(root, download=True)` fetches it (2 GB).
     """
 
-    classes = (
-        "background",
-        "aeroplane",
-        "bicycle",
-        "bird",
-        "boat",
-        "bottle",
-        "bus",
-        "car",
-        "cat",
-        "chair",
-        "cow",
-        "dining table",
-        "dog",
-        "horse",
-        "motorbike",
-        "person",
-        "potted plant",
-        "sheep",
-        "sofa",
-        "train",
-        "tv monitor",
+    _NAMES = (
+        "background, aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow,"
+        " dining table, dog, horse, motorbike, person, potted plant, sheep, sofa, train, tv monitor"
     )
+    classes = tuple(_NAMES.split(", "))
     things, stuff = tuple(range(1, 21)), (0,)
 
-    def __init__(self, root: str | Path, split: str, transform=None):
-        _check_split(split)
-        parts = (
-            "JPEGImages",
-            "SegmentationClass",
-            "SegmentationObject",
-            f"ImageSets/Segmentation/{split}.txt",
-        )
+    def find(self, root, split):
+        lists = f"ImageSets/Segmentation/{split}.txt"
+        parts = ("JPEGImages", "SegmentationClass", "SegmentationObject", lists)
         _check_folder(root, [f"VOCdevkit/VOC2012/{part}" for part in parts])
         found = torchvision_datasets.VOCSegmentation(root, year="2012", image_set=split)
-        files = []
-        for image, mask in zip(found.images, found.masks):
-            objects = Path(mask).parents[1] / "SegmentationObject" / Path(mask).name
-            files.append((Path(image), Path(mask), objects))
-        super().__init__(files, transform)
+        masks = [Path(mask) for mask in found.masks]
+        objects = [mask.parents[1] / "SegmentationObject" / mask.name for mask in masks]
+        return list(zip(map(Path, found.images), masks, objects))
 
     def read(self, index: int):
-        image, semantic, objects = self._read_files(index)
-        wrong = semantic[(semantic >= len(self.classes)) & (semantic != SEMANTIC_VOID)]
-        if wrong.size:
-            path = self.files[index][1]
-            raise ValueError(
-                f"{path.parent.name}/{path.name} holds class {wrong[0]}; expected 0..20 or void 255"
-            )
+        picture, mask, object_mask = self.files[index]
+        image = read_picture(picture)
+        semantic = read_mask(mask, image, len(self.classes))
+        objects = read_mask(object_mask, image)
         void = objects == SEMANTIC_VOID
-        return (
-            image,
-            semantic,
-            object_regions(np.where(void, 0, objects), np.zeros_like(objects), void),
-        )
+        return image, semantic, object_regions(objects, np.zeros_like(objects), void)
 
 
 class Cityscapes(PairedFiles):
@@ -155,71 +114,54 @@ class Cityscapes(PairedFiles):
     more is an object (class * 1000 + its number); below, it is a label, and a region is a connected
     area of it (a crowd of people whom nobody told apart is one too). Regions are void where the
     label's category is "void" (unlabelled, the own car, what is static or dynamic and of no class).
-    Labels that are merely rare, as parking or trailer, are no class to learn,
-    but their outlines are known: there only the semantic label is void.
+    Labels that are merely rare, as parking or trailer, are no class to learn, but their outlines
+    are known: there only the semantic label is void.
 
-    The files need an account at cityscapes-dataset.com. If leftImg8bit_trainvaltest.zip and
-    gtFine_trainvaltest.zip lie in `root`, torchvision unpacks them. The labels of the test pictures
-    are not public.
-
-    Args:
-        root: the folder that holds leftImg8bit/ and gtFine/.
-        split: "train" or "val".
-        transform: see `transforms`.
-
-    Raises:
-        FileNotFoundError: the folder does not hold both folders of the split, or a mask is missing.
-        ValueError: unknown split; a file that does not decode, sizes that differ, an unknown label.
+    The files need an account at cityscapes-dataset.com. `root` holds leftImg8bit/ and gtFine/, or
+    leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, which torchvision unpacks.
     """
 
-    _LABELS = [label for label in torchvision_datasets.Cityscapes.classes if label.id >= 0]
-    _LEARNT = sorted((o.train_id, o.name, o.has_instances) for o in _LABELS if o.train_id < 19)
+    _LABELS = {
+        label.id: label for label in torchvision_datasets.Cityscapes.classes if label.id >= 0
+    }
+    _LEARNT = sorted(
+        (label.train_id, label.name, label.has_instances)
+        for label in _LABELS.values()
+        if label.train_id != SEMANTIC_VOID
+    )
     classes = tuple(name for _, name, _ in _LEARNT)
-    things = tuple(index for index, _, several in _LEARNT if several)
-    stuff = tuple(index for index, _, several in _LEARNT if not several)
+    things = tuple(train_id for train_id, _, several in _LEARNT if several)
+    stuff = tuple(train_id for train_id, _, several in _LEARNT if not several)
 
-    def __init__(self, root: str | Path, split: str, transform=None):
-        _check_split(split)
-        archives = ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip")
-        if not all((Path(root) / archive).is_file() for archive in archives):
-            _check_folder(root, [f"leftImg8bit/{split}", f"gtFine/{split}"])
+    def find(self, root, split):
+        kinds = ("leftImg8bit", "gtFine")
+        if not all((root / f"{kind}_trainvaltest.zip").is_file() for kind in kinds):
+            _check_folder(root, [f"{kind}/{split}" for kind in kinds])
         found = torchvision_datasets.Cityscapes(
             root, split=split, target_type=["semantic", "instance"]
         )
-        files = [
-            (Path(image), *map(Path, masks)) for image, masks in zip(found.images, found.targets)
-        ]
-        super().__init__(
-            sorted(one for one in files if one[0].name.endswith("_leftImg8bit.png")), transform
-        )
+        files = [(Path(p), Path(s), Path(i)) for p, (s, i) in zip(found.images, found.targets)]
+        return sorted(one for one in files if one[0].name.endswith("_leftImg8bit.png"))
 
     def read(self, index: int):
-        image, labels, instances = self._read_files(index)
-        known = {label.id for label in self._LABELS}
-        if unknown := sorted(set(np.unique(labels).tolist()) - known):
-            path = self.files[index][1]
+        picture, mask, instance_mask = self.files[index]
+        image = read_picture(picture)
+        labels, instances = read_mask(mask, image), read_mask(instance_mask, image)
+        if unknown := sorted(set(np.unique(labels).tolist()) - set(self._LABELS)):
             raise ValueError(
-                f"{path.parent.name}/{path.name} holds label {unknown[0]}; expected 0..{max(known)}"
+                f"{mask.parent.name}/{mask.name} holds label {unknown[0]}; expected"
+                f" 0..{max(self._LABELS)}"
             )
-        train_ids, void = np.full(max(known) + 1, SEMANTIC_VOID), np.ones(max(known) + 1, bool)
-        for label in self._LABELS:
-            train_ids[label.id], void[label.id] = label.train_id, label.category == "void"
+        train_ids = np.array([self._LABELS[label].train_id for label in sorted(self._LABELS)])
+        void = np.array([self._LABELS[label].category == "void" for label in sorted(self._LABELS)])
         objects = np.where(instances >= 1000, instances, 0)
         return image, train_ids[labels], object_regions(objects, labels, void[labels])
 
 
-def _check_split(split: str) -> None:
-    if split not in ("train", "val"):
-        raise ValueError(
-            f"split is {split!r}; expected 'train' or 'val' (labels of the test pictures are not"
-            " public)"
-        )
-
-
-def _check_folder(root: str | Path, expected: list[str]) -> None:
-    missing = [part for part in expected if not (Path(root) / part).exists()]
+def _check_folder(root: Path, expected: list[str]) -> None:
+    missing = [part for part in expected if not (root / part).exists()]
     if missing:
         raise FileNotFoundError(
-            f"folder {Path(root).name!r} lacks {', '.join(missing)}; root must be the folder that"
+            f"folder {root.name!r} lacks {', '.join(missing)}; root must be the folder that"
             f" holds {expected[0].split('/')[0]}/"
         )

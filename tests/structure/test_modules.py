@@ -18,6 +18,7 @@ ORDER = (
     "engine.files",
     "scenes",
     "datasets.base",
+    "datasets.decoding",
     "datasets.shipped_scenes",
     "datasets.stanford",
     "datasets.folder",

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import io
 import os
+import struct
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from fusion_lib.datasets import (
     download_stanford_background,
 )
 from fusion_lib.datasets import stanford as stanford_module
+from fusion_lib.datasets.decoding import read_mask
 from fusion_lib.engine import files
 
 IDS = [f"{number:07d}" for number in range(10)]
@@ -401,7 +404,7 @@ def test_stanford_folder_gives_what_the_archive_gives(stanford, tmp_path, monkey
 def test_stanford_second_use_needs_no_archive(stanford, cache, monkeypatch):
     first = StanfordBackground("test", archive=stanford)[0]
     stanford.unlink()
-    monkeypatch.setattr(stanford_module, "_parse_labels", None)  # nothing is parsed again
+    monkeypatch.setattr(stanford_module, "_parse", None)  # nothing is parsed again
     assert torch.equal(StanfordBackground("test")[0]["image"], first["image"])
     assert [path.name for path in cache.iterdir()] == [
         f"stanford_background_{StanfordBackground.CONTENT_SHA256[:12]}"
@@ -514,11 +517,11 @@ def test_stanford_archive_member_that_points_outside(stanford, cache, tmp_path, 
     member = tarfile.TarInfo(name)
     member.size = 4
     write_tar(stanford, made_up_files(), [member])
-    outside = {path for path in tmp_path.rglob("*")}
+    outside = set(tmp_path.rglob("*"))
     check_archive_is_refused(
         stanford, cache, r"iccv09Data.tar.gz holds a member that points outside: .*evil.jpg"
     )
-    assert {path for path in tmp_path.rglob("*")} - {cache} == outside - {cache}
+    assert set(tmp_path.rglob("*")) - {cache} == outside - {cache}
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
@@ -772,7 +775,123 @@ def test_folder_mask_in_colour(tmp_path, folder, mode):
     write_folder(tmp_path)
     Image.new(mode, (8, 6)).save(tmp_path / folder / "0.png")
     with pytest.raises(
-        ValueError, match=rf"{folder}/0.png has shape \(6, 8, .\); expected one channel"
+        ValueError, match=rf"{folder}/0.png is a PNG file of mode {mode}; expected one channel"
+    ):
+        FolderDataset(tmp_path, CLASSES)[0]
+
+
+@pytest.mark.parametrize("count, accepted", [(254, True), (255, False), (300, False)])
+def test_folder_with_too_many_classes(tmp_path, count, accepted):
+    write_folder(tmp_path)
+    classes = [f"class {number}" for number in range(count)]
+    if accepted:
+        assert len(FolderDataset(tmp_path, classes).classes) == count
+        return
+    with pytest.raises(ValueError, match=f"classes has {count} names; expected at most 254"):
+        FolderDataset(tmp_path, classes)
+
+
+def test_region_ids_below_void_are_refused():
+    class Own(SegmentationDataset):
+        def read(self, index):
+            return np.zeros((1, 2, 3), np.uint8), np.zeros((1, 2), int), np.array([[-1, -2]])
+
+    with pytest.raises(ValueError, match="region holds id -2; expected ids from 0 on, void -1"):
+        Own()[0]
+
+
+# --- what is damaged or ambiguous is never read as labels --------------------------------------
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def grey_png(labels: np.ndarray, bits: int) -> bytes:
+    """A grey PNG of so few bits a pixel, which PIL reads and does not write."""
+    rows = b""
+    for row in labels:
+        digits = "".join(format(label, f"0{bits}b") for label in row)
+        digits += "0" * (-len(digits) % 8)
+        rows += b"\0" + bytes(int(digits[i : i + 8], 2) for i in range(0, len(digits), 8))
+    head = struct.pack(">IIBBBBB", *labels.shape[::-1], bits, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+def test_no_flipped_bit_makes_other_labels(tmp_path, mode):
+    """Every bit of a small mask, one after the other: refused, or read as if nothing were."""
+    labels = np.random.default_rng(0).integers(0, 4, (6, 8))
+    mask = Image.fromarray(labels.astype(np.uint16 if mode == "I;16" else np.uint8))
+    if mode == "P":
+        mask.putpalette([value for index in range(4) for value in (index, 9, 7)])
+    path, picture = tmp_path / "mask.png", np.zeros((6, 8, 3), np.uint8)
+    mask.save(path)
+    content, refused = path.read_bytes(), 0
+    np.testing.assert_array_equal(read_mask(path, picture), labels)
+    for place in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            read = read_mask(path, picture)
+        except ValueError as error:
+            assert "/mask.png" in str(error)
+            refused += 1
+        else:
+            np.testing.assert_array_equal(read, labels)
+    assert refused > 0.9 * 8 * len(content)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_masks_of_few_bits_hold_the_numbers_that_were_written(tmp_path, bits):
+    """PIL spreads them over 0..255: a class 3 of 2 bits would be void."""
+    labels = np.random.default_rng(bits).integers(0, min(2**bits, 9), (5, 7))
+    (tmp_path / "mask.png").write_bytes(grey_png(labels, bits))
+    mask = read_mask(tmp_path / "mask.png", np.zeros((5, 7, 3)))
+    assert mask.dtype == np.int64
+    np.testing.assert_array_equal(mask, labels)
+
+
+@pytest.mark.parametrize("mode, highest", [("1", 1), ("L", 255), ("P", 255), ("I;16", 65535)])
+def test_mask_modes_that_hold_whole_numbers(tmp_path, mode, highest):
+    Image.new(mode, (3, 2), highest).save(tmp_path / "mask.png")
+    assert np.unique(read_mask(tmp_path / "mask.png", np.zeros((2, 3, 3)))).tolist() == [highest]
+
+
+@pytest.mark.parametrize(
+    "mode, kind, found",
+    [
+        ("F", "TIFF", "TIFF file of mode F"),
+        ("L", "JPEG", "JPEG file of mode L"),
+        ("LA", "PNG", "PNG file of mode LA"),
+        ("RGB", "PNG", "PNG file of mode RGB"),
+        ("RGBA", "PNG", "PNG file of mode RGBA"),
+        ("CMYK", "TIFF", "TIFF file of mode CMYK"),
+    ],
+)
+def test_mask_modes_that_do_not(tmp_path, mode, kind, found):
+    """A float mask would be cut to whole numbers, and a JPEG file under the name of a PNG has
+    other numbers than were saved."""
+    write_folder(tmp_path)
+    Image.new(mode, (8, 6)).save(tmp_path / "semantic/0.png", kind)
+    with pytest.raises(ValueError, match=rf"semantic/0.png is a {found}; .*: save it as a grey"):
+        FolderDataset(tmp_path, CLASSES)[0]
+
+
+@pytest.mark.parametrize("folder", ["images", "semantic", "regions"])
+def test_a_picture_too_large_for_pil_is_named(tmp_path, monkeypatch, folder):
+    write_folder(tmp_path)
+    Image.new("L", (40, 30)).save(tmp_path / folder / "0.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(
+        ValueError, match=rf"{folder}/0.png does not decode as an image \(.*1200 pixels.* smaller"
     ):
         FolderDataset(tmp_path, CLASSES)[0]
 
