@@ -14,8 +14,18 @@ class Seen(list):
 
 
 @contextlib.contextmanager
-def server(content: bytes, cut: int | None = None, ranges: bool = True, status: int = 200):
+def server(
+    content: bytes,
+    cut: int | None = None,
+    ranges: bool = True,
+    status: int = 200,
+    kind: str | None = None,
+    length: bool = True,
+):
     """Serves `content` at every path; the first answer ends after `cut` bytes.
+
+    Args: ranges, whether it knows them; status, of whole answers; kind, the Content-Type; length,
+    whether it says how long the content is.
 
     Yields the address and the Range headers that it saw (a list; its attribute `paths` holds the
     paths).
@@ -35,11 +45,13 @@ def server(content: bytes, cut: int | None = None, ranges: bool = True, status: 
                 self.end_headers()
                 return
             self.send_response(206 if start else status)
+            whole = len(content) if length else "*"
             if start:
-                self.send_header(
-                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
-                )
-            self.send_header("Content-Length", str(len(content) - start))
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{whole}")
+            if length:
+                self.send_header("Content-Length", str(len(content) - start))
+            if kind:
+                self.send_header("Content-Type", kind)
             self.end_headers()
             self.wfile.write(content[start : cut if first and cut else None])
 

@@ -861,7 +861,10 @@ def test_grey_masks_of_few_bits_hold_the_numbers_that_were_written(tmp_path, bit
 
 @pytest.mark.parametrize("mode, highest", [("1", 1), ("L", 255), ("P", 255), ("I;16", 65535)])
 def test_mask_modes_that_hold_whole_numbers(tmp_path, mode, highest):
-    Image.new(mode, (3, 2), highest).save(tmp_path / "mask.png")
+    mask = Image.new(mode, (3, 2), highest)
+    if mode == "P":
+        mask.putpalette(list(range(256)) * 3)
+    mask.save(tmp_path / "mask.png")
     assert np.unique(read_mask(tmp_path / "mask.png", np.zeros((2, 3, 3)))).tolist() == [highest]
 
 

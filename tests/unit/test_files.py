@@ -1,10 +1,18 @@
 """Shipped files: the whole one is used, a missing or damaged one fetched, and nothing but the right
 bytes is kept."""
 
+import errno
+import gzip
 import hashlib
+import io
+import os
 import shutil
+import threading
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 from servers import server
 
 from fusion_lib import datasets
@@ -122,9 +130,11 @@ def test_unknown_host(tmp_path):
 
 
 def test_no_such_file(tmp_path):
-    with server(b"Not Found", status=404) as (address, _):
-        with pytest.raises(OSError, match="does not answer .*404"):
-            files.fetch(address, tmp_path / "a", SHA256)
+    with (
+        server(b"Not Found", status=404) as (address, _),
+        pytest.raises(OSError, match="does not answer .*404"),
+    ):
+        files.fetch(address, tmp_path / "a", SHA256)
     assert left(tmp_path / "a") == {}
 
 
@@ -145,16 +155,21 @@ def test_cut_off_then_taken_up_again(tmp_path):
         b"<!DOCTYPE html><p>Sign in to this network",
         b" \n<html>over quota",
         b'<?xml version="1.0"?>',
+        b"\xef\xbb\xbf<!doctype html>",
+        b'{"error": "rate limit exceeded"}',
+        b'[{"message": "Not Found"}]',
     ],
 )
 def test_error_page_with_status_200(tmp_path, page):
-    with server(page) as (address, _):
-        with pytest.raises(OSError, match="answers with a page instead of the file"):
-            files.fetch(address, tmp_path / "a", SHA256)
+    with (
+        server(page) as (address, _),
+        pytest.raises(OSError, match="answers with a page instead of the file"),
+    ):
+        files.fetch(address, tmp_path / "a", SHA256)
     assert left(tmp_path / "a") == {}
 
 
-@pytest.mark.parametrize("content", [CONTENT + b"!", b'{"error": "rate limit exceeded"}', b""])
+@pytest.mark.parametrize("content", [CONTENT + b"!", b"Not Found", b"x"])
 def test_wrong_hash(tmp_path, content):
     with (
         server(content) as (address, _),
@@ -164,6 +179,98 @@ def test_wrong_hash(tmp_path, content):
     ):
         files.fetch(address, tmp_path / "a", SHA256)
     assert left(tmp_path / "a") == {}
+
+
+@pytest.mark.parametrize(
+    "kind, page",
+    [
+        ("text/html; charset=utf-8", b"\x1f\x8b" + bytes(99)),
+        ("application/json", b"\x1f\x8b" + bytes(99)),
+        ("application/problem+json", b"\x1f\x8b" + bytes(99)),
+        ("text/plain", "Nicht verfügbar".encode("latin-1")),
+        ("application/gzip", b"quota exceeded\n"),
+        (None, "配额已用完，请稍后再试。".encode() * 100),
+    ],
+)
+def test_pages_of_any_kind_without_a_hash(tmp_path, kind, page):
+    with (
+        server(page, kind=kind) as (address, _),
+        pytest.raises(OSError, match="answers with a page instead of the file"),
+    ):
+        files.fetch(address, tmp_path / "a.gz")
+    assert left(tmp_path / "a") == {}
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/gzip"])
+def test_with_a_hash_the_content_alone_decides(tmp_path, kind):
+    """Servers often say text/plain of what they do not know."""
+    with server(CONTENT, kind=kind) as (address, _):
+        assert files.fetch(address, tmp_path / "a", SHA256).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("expected", [None, SHA256])
+@pytest.mark.parametrize("length", [True, False])
+def test_empty_body(tmp_path, expected, length):
+    with (
+        server(b"", length=length) as (address, _),
+        pytest.raises(OSError, match="answers with an empty file. Ask the author"),
+    ):
+        files.fetch(address, tmp_path / "a", expected, "Ask the author")
+    assert left(tmp_path / "a") == {}
+
+
+def archives() -> dict[str, bytes]:
+    numbers = np.random.default_rng(0).integers(0, 256, 5000, np.uint8)
+    zipped = io.BytesIO()
+    np.savez(zipped, numbers=numbers)
+    return {
+        "a.tar.gz": gzip.compress(numbers.tobytes()),
+        "a.npz": zipped.getvalue(),
+        "a.safetensors": save({"numbers": torch.from_numpy(numbers)}),
+    }
+
+
+@pytest.mark.parametrize("name", archives())
+@pytest.mark.parametrize("cut", [1, 100, 3000])
+def test_a_cut_body_of_unknown_length_is_not_taken_for_whole(tmp_path, name, cut):
+    content = archives()[name]
+    with server(content, cut=len(content) - cut, length=False) as (address, seen):
+        with pytest.raises(
+            OSError, match=f"stopped at {len(content) - cut} of an unknown number of bytes; call"
+        ):
+            files.fetch(address, tmp_path / name)
+        assert list(left(tmp_path / name)) == [f"{name}.part"]
+        assert files.fetch(address, tmp_path / name).read_bytes() == content
+    assert seen == [None, f"bytes={len(content) - cut}-"]
+
+
+@pytest.mark.parametrize("name", archives())
+def test_a_whole_body_of_unknown_length(tmp_path, name):
+    with server(archives()[name], length=False) as (address, _):
+        assert files.fetch(address, tmp_path / name).read_bytes() == archives()[name]
+    assert list(left(tmp_path / name)) == [name]
+
+
+def test_a_body_of_unknown_length_and_kind_is_not_believed(tmp_path):
+    with (
+        server(bytes(999), length=False) as (address, _),
+        pytest.raises(OSError, match="stopped at 999 of an unknown number of bytes"),
+    ):
+        files.fetch(address, tmp_path / "a.bin")
+    assert not (tmp_path / "a.bin").exists()
+
+
+@pytest.mark.parametrize("before", [None, b"what was fetched before"])
+def test_a_server_that_refuses_every_range(tmp_path, before):
+    """Status 416 also where no range was asked for."""
+    if before:
+        (tmp_path / "a.part").write_bytes(before)
+    with (
+        server(b"", status=416) as (address, seen),
+        pytest.raises(OSError, match="file does not answer .*416"),
+    ):
+        files.fetch(address, tmp_path / "a")
+    assert seen[-1] is None and left(tmp_path / "a") == {}
 
 
 def test_what_was_fetched_of_another_version_does_not_block(tmp_path):
@@ -180,6 +287,64 @@ def test_a_spoilt_beginning_is_not_continued_twice(tmp_path):
         with pytest.raises(OSError, match="it was removed"):
             files.fetch(address, tmp_path / "a", SHA256)
         assert files.fetch(address, tmp_path / "a", SHA256).read_bytes() == CONTENT
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_writers_in_one_folder_never_tear_each_others_files(tmp_path, keep):
+    """Each writes one letter over and over; whoever reads sees one letter, as often as written."""
+    path, stop, wrong = tmp_path / "state", threading.Event(), []
+    before = tmp_path / "state_before" if keep else None
+    files.write_whole(path, b"a" * 100_000)
+
+    def write(letter: bytes):
+        try:
+            for _ in range(40):
+                files.write_whole(path, letter * 100_000, before)
+        except OSError as error:
+            wrong.append(error)
+
+    def read():
+        while not stop.is_set():
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # between the two moves
+                assert keep
+                continue
+            if content != content[:1] * 100_000:
+                wrong.append(len(content))
+
+    reader = threading.Thread(target=read)
+    writers = [threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c")]
+    for thread in (reader, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    reader.join()
+    assert wrong == []
+    assert {p.name for p in tmp_path.iterdir()} == {"state"} | ({"state_before"} if keep else set())
+
+
+def test_keep_moves_what_was_there_before(tmp_path):
+    path, before = tmp_path / "state", tmp_path / "before"
+    files.write_whole(path, b"1", before)
+    assert left(path) == {"state": b"1"}
+    files.write_whole(path, b"2", before)
+    assert left(path) == {"state": b"2", "before": b"1"}
+
+
+def test_a_full_disk_leaves_what_was_there_before(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files.write_whole(tmp_path / "state", b"1")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="cannot write state .No space left.* is unharmed") as caught:
+        files.write_whole(tmp_path / "state", b"2")
+    assert caught.value.errno == errno.ENOSPC and left(tmp_path / "state") == {"state": b"1"}
 
 
 # --- where the project was published ------------------------------------------------------------
