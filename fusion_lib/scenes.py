@@ -9,44 +9,30 @@ region with its own colours and texture.
 are apart so that one scene can be photographed again under another light, from another viewpoint,
 or a moment later, with labels that stay exact.
 
-    python -m fusion_lib.scenes FOLDER      # writes train.npz, val.npz, test.npz and SHA256SUMS
+    python -m fusion_lib.scenes FOLDER      # writes three files and SHA256SUMS
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fusion_lib.drawing import Thing, building, car, disc, expose, paint, tree, viewpoint
+from fusion_lib.engine.files import write_sums
+
 CLASSES = ("sky", "ground", "water", "building", "tree", "car", "ball", "balloon")
 SKY, GROUND, WATER, BUILDING, TREE, CAR, BALL, BALLOON = range(len(CLASSES))
 STUFF = (SKY, GROUND, WATER)
 THINGS = (BUILDING, TREE, CAR, BALL, BALLOON)
+SHAPES = {BUILDING: building, TREE: tree, CAR: car, BALL: disc, BALLOON: disc}
 SEMANTIC_VOID, REGION_VOID = 255, -1
 
 SIZE = 64  # pixels a side, as shipped
 SPLITS = {"train": range(0, 400), "val": range(10_000, 10_100), "test": range(20_000, 20_100)}
 SMALLEST_REGION = 4  # pixels; smaller fragments are void: nobody could annotate them
-
-
-@dataclass(frozen=True)
-class Thing:
-    """One object. Lengths are in picture heights; `x`, `y` is the middle of its foot."""
-
-    kind: int
-    x: float
-    y: float
-    width: float
-    height: float
-    speed: float  # picture heights per unit of time, to the right
-    ambiguity: float  # 0: all telling details are there; 1: none are
-    colours: np.ndarray  # (2, 3) in [0, 1]: main colour, texture colour
-    texture: int  # 0 plain, 1 stripes, 2 checks
-    period: float
-    angle: float
 
 
 @dataclass(frozen=True)
@@ -74,10 +60,8 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
     Raises:
         ValueError: a knob is outside [0, 1].
     """
-    for name, value in (
-        ("colour_similarity", colour_similarity),
-        ("shape_ambiguity", shape_ambiguity),
-    ):
+    knobs = {"colour_similarity": colour_similarity, "shape_ambiguity": shape_ambiguity}
+    for name, value in knobs.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; expected a number in [0, 1]")
     rng = np.random.default_rng(seed)
@@ -87,13 +71,9 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
     if rng.random() < 0.65:
         if rng.random() < 0.5:  # often the lake mirrors the sky
             stuff_colours[2] = np.clip(stuff_colours[0] + 0.1 * (rng.random(3) - 0.5), 0, 1)
-        shore = (
-            _uniform(rng, -0.1, 1.1),
-            _uniform(rng, 0.72, 1.0),
-            _uniform(rng, 0.25, 0.6),
-            _uniform(rng, 0.08, 0.22),
-        )
-    things = []
+        limits = ((-0.1, 1.1), (0.72, 1.0), (0.25, 0.6), (0.08, 0.22))
+        shore = tuple(_uniform(rng, low, high) for low, high in limits)
+    things: list[Thing] = []
     for _ in range(3 + int(6 * rng.random())):
         similar = rng.random() < colour_similarity
         neighbour = things[-1].colours if things else stuff_colours[1]
@@ -101,9 +81,8 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
         if similar:
             thing.colours[:] = np.clip(neighbour + 0.12 * (rng.random(3) - 0.5), 0, 1)
         things.append(thing)
-    things.sort(
-        key=lambda thing: thing.y
-    )  # nearer things stand lower in the picture and are drawn later
+    # Nearer things stand lower in the picture and are drawn later.
+    things.sort(key=lambda thing: thing.y)
     return Scene(
         seed=seed,
         horizon=horizon,
@@ -163,40 +142,16 @@ def render(
     ):
         if not possible:
             raise ValueError(f"{name} is {value}; expected {expected}")
-    x, y = _camera(size, scale, rotation, perspective)
-    semantic = np.where(y < scene.horizon + scene.tilt * (x - 0.5), SKY, GROUND)
-    if scene.shore is not None:
-        centre_x, centre_y, half_width, half_height = scene.shore
-        in_lake = ((x - centre_x) / half_width) ** 2 + ((y - centre_y) / half_height) ** 2 < 1
-        semantic[in_lake & (semantic == GROUND)] = WATER
-    instance = semantic.copy()
-    colour = np.empty((size, size, 3))
-    ripples = np.sin(2 * np.pi * y / 0.05)
-    for stuff in STUFF:
-        main, second = scene.stuff_colours[stuff]
-        weight = ripples if stuff == WATER else np.sin(23 * x + 31 * y)
-        here = semantic == stuff
-        colour[here] = (main + 0.5 * (1 + weight[..., None]) * (second - main))[here]
-    crowd = 0.5 if not scene.things else float(np.mean([thing.x for thing in scene.things]))
-    for number, thing in enumerate(scene.things):
-        foot = crowd + (1 - occlusion) * (thing.x - crowd) + thing.speed * time
-        u, v = (
-            (x - foot) / thing.width,
-            (thing.y - y) / thing.height,
-        )  # v grows upwards from the foot
-        inside, detail = _shape(thing, u, v)
-        semantic[inside] = thing.kind
-        instance[inside] = len(CLASSES) + number
-        colour[inside] = _paint(thing, x - foot, y, detail)[inside]
+    x, y = viewpoint(size, scale, rotation, perspective)
+    colour, semantic, instance = _drawn(scene, x, y, occlusion, time)
     region = connected_regions(instance)
     tiny = np.bincount(region.ravel())[region] < SMALLEST_REGION
     region = connected_regions(np.where(tiny, REGION_VOID, instance))
     semantic = np.where(tiny, SEMANTIC_VOID, semantic)
-    return (
-        _expose(scene, colour, x, y, light, light_slope, noise),
-        semantic.astype(np.int64),
-        region,
-    )
+    slope_x, slope_y = scene.light_slope
+    gain = light * scene.light * (1 + (slope_x + light_slope) * (x - 0.5) + slope_y * (y - 0.5))
+    image = expose(colour, gain, noise, (scene.seed, 1))
+    return image, semantic.astype(np.int64), region
 
 
 def connected_regions(ids: np.ndarray) -> np.ndarray:
@@ -208,31 +163,44 @@ def connected_regions(ids: np.ndarray) -> np.ndarray:
 
 
 def generate(folder: str | Path) -> None:
-    """Write every split as FOLDER/scenes_SPLIT.npz (arrays images, semantic, region), and
-    SHA256SUMS."""
+    """Write each split as FOLDER/scenes_SPLIT.npz (images, semantic, region), and SHA256SUMS."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for split, seeds in SPLITS.items():
         pictures = [render(sample_scene(seed)) for seed in seeds]
         images, semantic, region = (np.stack(arrays) for arrays in zip(*pictures))
+        semantic, region = semantic.astype(np.uint8), region.astype(np.int8)
         path = folder / f"scenes_{split}.npz"
-        np.savez_compressed(
-            path, images=images, semantic=semantic.astype(np.uint8), region=region.astype(np.int8)
-        )
+        np.savez_compressed(path, images=images, semantic=semantic, region=region)
     write_sums(folder)
 
 
-def write_sums(folder: Path) -> None:
-    """Write FOLDER/SHA256SUMS, a line for every data file and checkpoint in the folder, as
-    `sha256sum` does."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".npz", ".safetensors"))
-    sums = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
-    (folder / "SHA256SUMS").write_text("".join(sums))
+def _drawn(scene: Scene, x: np.ndarray, y: np.ndarray, occlusion: float, time: float):
+    """Colours (H, W, 3), semantic labels (H, W) and ids of stuff and things (H, W)."""
+    semantic = np.where(y < scene.horizon + scene.tilt * (x - 0.5), SKY, GROUND)
+    if scene.shore is not None:
+        centre_x, centre_y, half_width, half_height = scene.shore
+        in_lake = ((x - centre_x) / half_width) ** 2 + ((y - centre_y) / half_height) ** 2 < 1
+        semantic[in_lake & (semantic == GROUND)] = WATER
+    colour = np.empty((*x.shape, 3))
+    for stuff in STUFF:
+        main, second = scene.stuff_colours[stuff]
+        wave = np.sin(2 * np.pi * y / 0.05) if stuff == WATER else np.sin(23 * x + 31 * y)
+        here = semantic == stuff
+        colour[here] = (main + 0.5 * (1 + wave[..., None]) * (second - main))[here]
+    instance = semantic.copy()
+    crowd = 0.5 if not scene.things else float(np.mean([thing.x for thing in scene.things]))
+    for number, thing in enumerate(scene.things):
+        foot = crowd + (1 - occlusion) * (thing.x - crowd) + thing.speed * time
+        u, v = (x - foot) / thing.width, (thing.y - y) / thing.height  # v grows upwards
+        inside, detail = SHAPES[thing.kind](thing, u, v)
+        semantic[inside], instance[inside] = thing.kind, len(CLASSES) + number
+        colour[inside] = paint(thing, x - foot, y, detail)[inside]
+    return colour, semantic, instance
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    # Only `random` is used for what decides a label: its stream has never changed between NumPy
-    # versions.
+    # Only `random` decides labels: its stream has never changed between NumPy versions.
     return low + (high - low) * float(rng.random())
 
 
@@ -271,74 +239,6 @@ def _sample_thing(rng: np.random.Generator, horizon: float, shape_ambiguity: flo
         period=_uniform(rng, 0.06, 0.12),
         angle=_uniform(rng, 0.0, np.pi),
     )
-
-
-def _shape(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The thing's silhouette, and the part of it in its second colour; u in [-.5, .5], v in [0, 1]
-    inside."""
-    telling = 1 - thing.ambiguity
-    nothing = np.zeros(u.shape, bool)
-    if thing.kind == BUILDING:
-        walls = (abs(u) < 0.5) & (v > 0) & (v < 1 - 0.3 * telling)
-        roof = (
-            (v >= 1 - 0.3 * telling) & (v < 1) & (abs(u) < 0.5 * (1 - v) / (0.3 * telling + 1e-9))
-        )
-        return walls | roof, roof
-    if thing.kind == TREE:
-        trunk_top = 0.08 + 0.32 * telling
-        crown = (u / 0.5) ** 2 + ((v - (1 + trunk_top) / 2) / ((1 - trunk_top) / 2)) ** 2 < 1
-        trunk = (abs(u) < 0.12) & (v > 0) & (v < trunk_top + 0.1)
-        return crown | trunk, trunk & ~crown
-    if thing.kind == CAR:
-        body = (abs(u) < 0.5) & (v > 0.15) & (v < 0.62)
-        cabin = (abs(u + 0.05) < 0.28) & (v >= 0.62) & (v < 0.62 + 0.38 * telling)
-        radius = 0.10 + 0.06 * telling
-        ratio = thing.height / thing.width
-        wheels = nothing
-        for place in (-0.28, 0.28):
-            wheels = wheels | ((u - place) ** 2 + ((v - 0.18) * ratio) ** 2 < radius**2) & (v > 0)
-        return body | cabin | wheels, wheels
-    return u**2 + (v - 0.5) ** 2 < 0.25, nothing  # ball and balloon: the same disc
-
-
-def _paint(thing: Thing, x: np.ndarray, y: np.ndarray, detail: np.ndarray) -> np.ndarray:
-    main, second = thing.colours
-    along = (x * np.cos(thing.angle) + y * np.sin(thing.angle)) / thing.period
-    across = (y * np.cos(thing.angle) - x * np.sin(thing.angle)) / thing.period
-    if thing.texture == 0:
-        pattern = np.zeros(x.shape, bool)
-    elif thing.texture == 1:
-        pattern = np.floor(along) % 2 == 0
-    else:
-        pattern = (np.floor(along) + np.floor(across)) % 2 == 0
-    return np.where((pattern | detail)[..., None], second, main)
-
-
-def _camera(
-    size: int, scale: float, rotation: float, perspective: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The point of the scene that each pixel sees, x to the right and y down, (0, 1) over the
-    picture."""
-    centres = (np.arange(size) + 0.5) / size - 0.5
-    x, y = np.meshgrid(centres, centres)
-    depth = scale * (1 + perspective * y)
-    turn = np.deg2rad(rotation)
-    x, y = x / depth, y / depth
-    return 0.5 + np.cos(turn) * x - np.sin(turn) * y, 0.5 + np.sin(turn) * x + np.cos(turn) * y
-
-
-def _expose(scene, colour, x, y, light, light_slope, noise) -> np.ndarray:
-    slope_x, slope_y = scene.light_slope
-    gain = light * scene.light * (1 + (slope_x + light_slope) * (x - 0.5) + slope_y * (y - 0.5))
-    exposed = colour * np.clip(gain, 0, None)[..., None]
-    for axis in (0, 1):  # the lens: a 1-2-1 blur along both axes, edges repeated
-        padded = np.pad(exposed, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        before, middle, after = (
-            np.take(padded, range(i, i + exposed.shape[axis]), axis) for i in range(3)
-        )
-        exposed = (before + 2 * middle + after) / 4
-    grain = np.random.default_rng((scene.seed, 1)).standard_normal(exposed.shape)
-    return np.round(255 * np.clip(exposed + noise * grain, 0, 1)).astype(np.uint8)
 
 
 if __name__ == "__main__":

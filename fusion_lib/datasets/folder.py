@@ -87,7 +87,7 @@ def _things_and_stuff(classes: tuple[str, ...], things: Sequence[str | int]):
     if isinstance(things, str):
         raise TypeError(f"things is {things!r}; expected a list of names or indices")
     indices = range(len(classes))
-    known = {**dict(zip(classes, indices)), **dict(zip(indices, indices))}
+    known: dict[str | int, int] = dict(zip((*classes, *indices), (*indices, *indices)))
     if strange := [thing for thing in things if thing not in known]:
         raise ValueError(
             f"things holds {strange[0]!r}; expected names or indices of the classes {list(classes)}"

@@ -11,6 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image
@@ -149,8 +150,10 @@ def _from_tar(source: Path) -> dict[str, bytes]:
                         f"{source.name} holds a member that points outside: {member.name!r};"
                         " nothing was read"
                     )
-                if path.name.endswith(READ) and member.isfile():  # no link is ever followed
-                    files[f"{path.parent.name}/{path.name}"] = tar.extractfile(member).read()
+                # A link is never followed: it is no file.
+                if path.name.endswith(READ) and member.isfile():
+                    content = cast(IO[bytes], tar.extractfile(member))
+                    files[f"{path.parent.name}/{path.name}"] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{source.name} is cut short or no tar archive ({error}). It was left as it is; "

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "fusion_lib"
 ORDER = (
     "engine.machine",
     "engine.files",
+    "drawing",
     "scenes",
     "datasets.base",
     "datasets.decoding",

@@ -1,0 +1,101 @@
+"""How scenes are drawn: silhouettes, textures, the viewpoint, and the exposure of the photograph.
+
+Silhouettes take `u` and `v`, coordinates within the thing: u lies in [-.5, .5] and v, upwards
+from the foot, in [0, 1]. They return two bool maps of the same shape: the pixels of the thing, and
+those among them that have its second colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. Lengths are in picture heights; `x`, `y` is the middle of its foot."""
+
+    kind: int
+    x: float
+    y: float
+    width: float
+    height: float
+    speed: float  # picture heights per unit of time, to the right
+    ambiguity: float  # 0: all telling details are there; 1: none are
+    colours: np.ndarray  # (2, 3) in [0, 1]: main colour, texture colour
+    texture: int  # 0 plain, 1 stripes, 2 checks
+    period: float
+    angle: float
+
+
+def building(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Walls under a pointed roof."""
+    telling = 1 - thing.ambiguity
+    eaves = 1 - 0.3 * telling
+    walls = (abs(u) < 0.5) & (v > 0) & (v < eaves)
+    roof = (v >= eaves) & (v < 1) & (abs(u) < 0.5 * (1 - v) / (0.3 * telling + 1e-9))
+    return walls | roof, roof
+
+
+def tree(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A round crown on a trunk."""
+    top = 0.08 + 0.32 * (1 - thing.ambiguity)
+    crown = (u / 0.5) ** 2 + ((v - (1 + top) / 2) / ((1 - top) / 2)) ** 2 < 1
+    trunk = (abs(u) < 0.12) & (v > 0) & (v < top + 0.1)
+    return crown | trunk, trunk & ~crown
+
+
+def car(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A body with a cabin on two wheels, which are round in the picture."""
+    telling, ratio = 1 - thing.ambiguity, thing.height / thing.width
+    body = (abs(u) < 0.5) & (v > 0.15) & (v < 0.62)
+    cabin = (abs(u + 0.05) < 0.28) & (v >= 0.62) & (v < 0.62 + 0.38 * telling)
+    radius = 0.10 + 0.06 * telling
+    left, right = (
+        ((u - place) ** 2 + ((v - 0.18) * ratio) ** 2 < radius**2) & (v > 0)
+        for place in (-0.28, 0.28)
+    )
+    return body | cabin | left | right, left | right
+
+
+def disc(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A ball or a balloon: nothing but its place tells which."""
+    return u**2 + (v - 0.5) ** 2 < 0.25, np.zeros(u.shape, bool)
+
+
+def paint(thing: Thing, x: np.ndarray, y: np.ndarray, detail: np.ndarray) -> np.ndarray:
+    """Its colours (H, W, 3): the second one in its texture and where `detail` is, else the main."""
+    along = (x * np.cos(thing.angle) + y * np.sin(thing.angle)) / thing.period
+    across = (y * np.cos(thing.angle) - x * np.sin(thing.angle)) / thing.period
+    stripes = np.floor(along) % 2 == 0
+    checks = (np.floor(along) + np.floor(across)) % 2 == 0
+    pattern = (np.zeros(x.shape, bool), stripes, checks)[thing.texture]
+    main, second = thing.colours
+    return np.where((pattern | detail)[..., None], second, main)
+
+
+def viewpoint(size: int, scale: float, rotation: float, perspective: float):
+    """(x, y): the point of the scene that each pixel sees; (0, 1) over the picture, y down."""
+    centres = (np.arange(size) + 0.5) / size - 0.5
+    x, y = np.meshgrid(centres, centres)
+    depth = scale * (1 + perspective * y)
+    turn = np.deg2rad(rotation)
+    x, y = x / depth, y / depth
+    return 0.5 + np.cos(turn) * x - np.sin(turn) * y, 0.5 + np.sin(turn) * x + np.cos(turn) * y
+
+
+def expose(colour: np.ndarray, gain: np.ndarray, noise: float, seed) -> np.ndarray:
+    """(H, W, 3) uint8 photograph of colours (H, W, 3) under a light (H, W), blurred by a lens.
+
+    The grain of the sensor has the standard deviation `noise` and comes from `seed` alone.
+    """
+    exposed = colour * np.clip(gain, 0, None)[..., None]
+    for axis in (0, 1):  # the lens: a 1-2-1 blur along both axes, edges repeated
+        padded = np.pad(exposed, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        before, middle, after = (
+            np.take(padded, range(i, i + exposed.shape[axis]), axis) for i in range(3)
+        )
+        exposed = (before + 2 * middle + after) / 4
+    grain = np.random.default_rng(seed).standard_normal(exposed.shape)
+    return np.round(255 * np.clip(exposed + noise * grain, 0, 1)).astype(np.uint8)
