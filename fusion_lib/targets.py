@@ -1,5 +1,4 @@
-"""From region maps to something a network can learn: targets that do not care how regions are
-numbered.
+"""From region maps to targets that a network can learn, however the regions are numbered.
 
 A region id is arbitrary, so it cannot be a class. Whether a pixel lies on a boundary, beside one,
 or in the heart of its region is not arbitrary. `region_target` turns a region map into these three
@@ -7,6 +6,8 @@ classes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -19,24 +20,29 @@ BOUNDARY, RIM, CORE = range(len(REGION_CLASSES))
 TARGET_VOID = SEMANTIC_VOID  # both tasks mark void pixels of their targets with 255
 
 
+def compact_ids(region: np.ndarray) -> np.ndarray:
+    """A region map (H, W) with ids 0..R-1 instead of any non-negative ones; int64, void -1.
+
+    Raises:
+        TypeError, ValueError: `region` is no two-dimensional integer map, or has ids below -1.
+    """
+    region = _checked_region_map(region)
+    ids = np.unique(region[region != REGION_VOID])
+    return np.where(region == REGION_VOID, REGION_VOID, np.searchsorted(ids, region))
+
+
 def boundary_mask(region: np.ndarray) -> np.ndarray:
     """Pixels with a 4-neighbour in another region; void neighbours are no boundary.
 
-    Args:
-        region: (H, W) integer region map, void -1.
-
-    Returns:
-        (H, W) bool; False on void pixels.
+    Args: region, (H, W) integer region map, void -1.
+    Returns: (H, W) bool; False on void pixels.
+    Raises: as `compact_ids`.
     """
     region = _checked_region_map(region)
-    valid = region != REGION_VOID
     boundary = np.zeros(region.shape, bool)
-    for axis in (0, 1):
-        here, there = (
-            (slice(None),) * axis + (slice(1, None),),
-            (slice(None),) * axis + (slice(None, -1),),
-        )
-        differs = (region[here] != region[there]) & valid[here] & valid[there]
+    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = region[here] != region[there]
+        differs &= (region[here] != REGION_VOID) & (region[there] != REGION_VOID)
         boundary[here] |= differs
         boundary[there] |= differs
     return boundary
@@ -59,22 +65,18 @@ def region_target(region: np.ndarray, tau: float) -> np.ndarray:
         (H, W) int64.
 
     Raises:
-        TypeError, ValueError: `region` is no two-dimensional integer map, or tau is not positive.
+        TypeError, ValueError: as `compact_ids`, or tau is not positive.
     """
     if not tau > 0:
         raise ValueError(f"tau is {tau}; expected a positive distance in pixels")
-    boundary = boundary_mask(region)
-    region = np.asarray(region)
-    void = region == REGION_VOID
-    target = np.full(region.shape, CORE, np.int64)
+    ids, boundary = compact_ids(region), boundary_mask(region)
+    target = np.full(ids.shape, CORE, np.int64)
     if boundary.any():
-        _, compact = np.unique(region, return_inverse=True)  # any ids -> 0..R-1
-        compact = compact.reshape(region.shape)
         distance = ndimage.distance_transform_edt(~boundary)
-        deepest = ndimage.maximum(distance, compact, np.arange(compact.max() + 1))
-        target[distance < np.minimum(tau, 0.5 * deepest)[compact]] = RIM
-        target[boundary & (deepest[compact] > 0)] = BOUNDARY
-    target[void] = TARGET_VOID
+        deepest = ndimage.maximum(distance, ids, np.arange(ids.max() + 1))[ids]
+        target[distance < np.minimum(tau, 0.5 * deepest)] = RIM
+        target[boundary & (deepest > 0)] = BOUNDARY
+    target[ids == REGION_VOID] = TARGET_VOID
     return target
 
 
@@ -93,23 +95,34 @@ class RegionTarget:
         return {**sample, "region_target": torch.from_numpy(target)}
 
 
-def class_weights(targets, num_classes: int = len(REGION_CLASSES)) -> torch.Tensor:
+def class_weights(targets: Iterable, num_classes: int = len(REGION_CLASSES)) -> torch.Tensor:
     """Weights w_c proportional to freq_c^(-1/2), scaled so that an average pixel weighs 1.
 
     Args:
         targets: iterable of integer target maps of any shape, void 255.
-        num_classes: number of classes C.
+        num_classes: number of classes C, at most 254.
 
     Returns:
         (C,) float32.
 
     Raises:
-        ValueError: a class never occurs, so that its weight would be infinite.
+        TypeError: a target map that is not of integers.
+        ValueError: a class that is none of 0..C-1 and not void, too many classes, or a class that
+            never occurs, so that its weight would be infinite.
     """
-    counts = np.zeros(256, np.int64)
-    for target in targets:
-        counts += np.bincount(np.asarray(target).ravel(), minlength=256)
-    counts = counts[:num_classes]
+    if num_classes >= TARGET_VOID:
+        raise ValueError(f"num_classes is {num_classes}; expected at most 254, for 255 is void")
+    counts = np.zeros(num_classes, np.int64)
+    for target in map(np.asarray, targets):
+        if not np.issubdtype(target.dtype, np.integer):
+            raise TypeError(f"targets holds a map of dtype {target.dtype}; expected integers")
+        known = target[target != TARGET_VOID]
+        wrong = known[(known < 0) | (known >= num_classes)]
+        if wrong.size:
+            raise ValueError(
+                f"targets holds class {wrong[0]}; expected 0..{num_classes - 1} or void 255"
+            )
+        counts += np.bincount(known, minlength=num_classes)
     if (counts == 0).any():
         raise ValueError(
             f"targets holds no pixel of class {counts.argmin()}; counts are {counts.tolist()}"
@@ -127,4 +140,6 @@ def _checked_region_map(region) -> np.ndarray:
         )
     if region.ndim != 2:
         raise ValueError(f"region has shape {region.shape}; expected (H, W)")
+    if (lowest := region.min(initial=0)) < REGION_VOID:
+        raise ValueError(f"region holds id {lowest}; expected ids from 0 on, void {REGION_VOID}")
     return region

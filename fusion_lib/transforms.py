@@ -12,36 +12,49 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
+from fusion_lib.scenes import SEMANTIC_VOID, connected_regions
 
-OUTSIDE = {
-    tv_tensors.Image: 0.0,
-    tv_tensors.Mask: -1.0,
-}  # what a rotation or crop beyond the edge is filled with
+# what a rotation or crop beyond the edge is filled with
+OUTSIDE = {tv_tensors.Image: 0.0, tv_tensors.Mask: -1.0}
+
+
+def checked_image(image: torch.Tensor) -> torch.Tensor:
+    """The image itself, if it is uint8, or floating with values in [0, 1].
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: floating values outside [0, 1], as of a picture in [0, 255].
+    """
+    if image.dtype == torch.uint8:
+        return image
+    if not image.is_floating_point():
+        raise TypeError(f"image has dtype {image.dtype}; expected uint8, or float in [0, 1]")
+    low, high = image.min().item(), image.max().item()
+    if not -1e-3 <= low <= high <= 1 + 1e-3:  # resizing and half precision round
+        raise ValueError(
+            f"image holds values from {low:g} to {high:g}; expected uint8, or float in [0, 1]:"
+            " divide what runs to 255 by 255"
+        )
+    return image
 
 
 class Finish:
-    """Last of the joint transforms: image to float in [0, 1], outside to void, regions connected
-    and renumbered."""
+    """Last of the joint transforms.
+
+    The image (see `checked_image`) becomes float in [0, 1], what lies outside void, and regions are
+    connected and numbered anew.
+    """
 
     def __call__(self, sample: dict) -> dict:
-        region = np.asarray(sample["region"])
-        labels = {
-            name: value.long()
-            for name, value in sample.items()
-            if isinstance(value, tv_tensors.Mask)
-        }
-        return {
-            **sample,
-            "image": v2.functional.to_dtype(sample["image"], torch.float32, scale=True),
-            **{
-                name: tv_tensors.Mask(torch.where(value < 0, SEMANTIC_VOID, value))
-                for name, value in labels.items()
-            },
-            "region": tv_tensors.Mask(
-                torch.from_numpy(connected_regions(np.where(region < 0, REGION_VOID, region)))
-            ),
-        }
+        done = {**sample}
+        for name, value in sample.items():
+            if isinstance(value, tv_tensors.Mask):
+                done[name] = tv_tensors.Mask(torch.where(value < 0, SEMANTIC_VOID, value.long()))
+        image = checked_image(sample["image"])
+        done["image"] = v2.functional.to_dtype(image, torch.float32, scale=True)
+        region = connected_regions(np.asarray(sample["region"]))
+        done["region"] = tv_tensors.Mask(torch.from_numpy(region))
+        return done
 
 
 def evaluation_transform(size: tuple[int, int] | None = None) -> v2.Compose:
@@ -68,13 +81,12 @@ def augmentation(
         raise ValueError(f"light is {light}; expected a relative change in [0, 1)")
     if not 0 < smallest_crop <= 1:
         raise ValueError(f"smallest_crop is {smallest_crop}; expected a share in (0, 1]")
-    steps = [v2.RandomHorizontalFlip()]
+    steps: list[v2.Transform] = [v2.RandomHorizontalFlip()]
     if rotation:
         steps.append(v2.RandomRotation(rotation, v2.InterpolationMode.BILINEAR, fill=OUTSIDE))
     if smallest_crop < 1:
-        steps.append(
-            v2.RandomResizedCrop(size, scale=(smallest_crop, 1.0), ratio=(0.8, 1.7), antialias=True)
-        )
+        scale, ratio = (smallest_crop, 1.0), (0.8, 1.7)
+        steps.append(v2.RandomResizedCrop(size, scale, ratio, antialias=True))
     else:
         steps.append(v2.Resize(size, antialias=True))
     if light:

@@ -1,5 +1,4 @@
-"""A whole data set on the device: batches are cut, augmented and given their targets there, so that
-nothing waits.
+"""A whole data set on the device, where its batches are cut, augmented and given their targets.
 
 Meant for GPUs, where a loader on the CPU cannot keep up. What comes out is what `datasets`,
 `transforms.augmentation` and `targets.RegionTarget` give, with two exceptions: pictures are resized
@@ -16,19 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
-from fusion_lib.targets import BOUNDARY, CORE, RIM
+from fusion_lib.targets import BOUNDARY, CORE, RIM, compact_ids
+from fusion_lib.transforms import checked_image
 
 
 def region_targets(region: Tensor, tau: float) -> Tensor:
     """`targets.region_target` of a batch, on any device.
 
     Distances count up to 2 tau only, and none beyond can matter: the rim ends at min(tau, half of
-    the largest distance
-    in the region).
+    the largest distance in the region).
 
     Shape:
         region: (N, H, W) int64, ids 0..R-1, void -1.
@@ -41,19 +39,13 @@ def region_targets(region: Tensor, tau: float) -> Tensor:
         boundary[there] |= differs
     reach = math.ceil(2 * tau)
     squared = torch.where(boundary, 0.0, math.inf)
-    for axis in (
-        1,
-        2,
-    ):  # the squared Euclidean distance is a minimum along columns, then along rows
+    for axis in (1, 2):  # a Euclidean distance is a minimum along columns, then along rows
         squared = _nearest_along(squared, axis, reach)
-    distance = squared.sqrt()
-    ids = torch.where(valid, region + 1, 0).flatten(1)
-    deepest = torch.zeros(
-        len(region), int(region.shape[1] * region.shape[2]) + 1, device=region.device
-    )
-    deepest = (
-        deepest.scatter_reduce(1, ids, distance.flatten(1), "amax").gather(1, ids).view_as(distance)
-    )
+    distance = squared.sqrt().flatten(1)
+    ids = (region + 1).flatten(1)  # void is 0
+    deepest = torch.zeros(len(ids), ids.shape[1] + 1, device=region.device)
+    deepest = deepest.scatter_reduce(1, ids, distance, "amax").gather(1, ids).view(region.shape)
+    distance = distance.view(region.shape)
     target = torch.where(distance < (0.5 * deepest).clamp(max=tau), RIM, CORE)
     target = torch.where(boundary & (deepest > 0), BOUNDARY, target)
     return torch.where(valid, target, SEMANTIC_VOID)
@@ -72,11 +64,11 @@ def _nearest_along(squared: Tensor, axis: int, reach: int) -> Tensor:
 
 
 class ResidentLoader:
-    """Shuffled training batches of a data set that is kept on the device: {"image", "semantic",
-    "region_target"}, and the data set's further label maps.
+    """Shuffled training batches of a data set that is kept on the device.
 
-    Pictures and label maps are resized to `size` once, when they are read. Draws come from the
-    device's own random state, so a CPU and a GPU draw differently.
+    A batch is {"image", "semantic", "region_target"} and the data set's further label maps. All are
+    resized to `size` once, when they are read. Draws come from the device's own random state, so a
+    CPU and a GPU draw differently.
 
     Args:
         dataset: gives {"image", "semantic", "region"} and further label maps, without a transform.
@@ -84,7 +76,8 @@ class ResidentLoader:
         tau: as in `targets.region_target`.
 
     Raises:
-        ValueError: the data set is smaller than a batch.
+        TypeError, ValueError: an image or region map that `transforms.checked_image` or
+            `targets.compact_ids` refuses; a data set that is smaller than a batch.
     """
 
     def __init__(
@@ -101,25 +94,18 @@ class ResidentLoader:
             raise ValueError(
                 f"dataset has {len(dataset)} pictures; expected at least one batch of {batch_size}"
             )
-        self.batch_size, self.tau, self.smallest_crop, self.light = (
-            batch_size,
-            tau,
-            smallest_crop,
-            light,
-        )
-        resize = v2.Resize(size, antialias=True)
-        samples = (dataset[index] for index in range(len(dataset)))
+        self.batch_size, self.tau = batch_size, tau
+        self.smallest_crop, self.light = smallest_crop, light
         self.names = [name for name in dataset[0] if name not in ("image", "region")]
-        samples = [
-            resize({name: sample[name] for name in ("image", "region", *self.names)})
-            for sample in samples
-        ]
-        self.image = torch.stack([s["image"].as_subclass(Tensor) for s in samples]).to(device)
-        maps = [
-            torch.stack([_compact(s["region"]), *(_plain(s[name]) for name in self.names)])
-            for s in samples
-        ]
-        self.labels = torch.stack(maps).to(device)
+        resize = v2.Resize(size, antialias=True)
+        images, maps = [], []
+        for index in range(len(dataset)):
+            sample = resize(dataset[index])
+            images.append(checked_image(sample["image"]).as_subclass(Tensor))
+            labels = [compact_ids(sample["region"]), *(sample[name] for name in self.names)]
+            maps.append(np.stack([np.asarray(label, np.int16) for label in labels]))
+        self.image = torch.stack(images).to(device)
+        self.labels = torch.from_numpy(np.stack(maps)).to(device)
 
     def __len__(self) -> int:
         return len(self.image) // self.batch_size
@@ -131,37 +117,29 @@ class ResidentLoader:
             yield self._augmented(self.image[chosen], self.labels[chosen])
 
     def _augmented(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        grid = F.affine_grid(self._windows(len(image)), image.shape, align_corners=False)
-        image = F.grid_sample(image.float() / 255, grid, "bilinear", "border", align_corners=False)
+        grid = F.affine_grid(self._windows(len(image)), list(image.shape), align_corners=False)
+        image = image / 255 if image.dtype == torch.uint8 else image
+        image = F.grid_sample(image, grid, "bilinear", "border", align_corners=False)
         maps = F.grid_sample(labels.float(), grid, "nearest", "border", align_corners=False).long()
-        labels = dict(zip(self.names, maps[:, 1:].unbind(1)))
-        if self.light:
-            image = self._relit(image)
-        return {"image": image, **labels, "region_target": region_targets(maps[:, 0], self.tau)}
+        batch = {"image": self._relit(image) if self.light else image}
+        batch |= dict(zip(self.names, maps[:, 1:].unbind(1)))
+        return {**batch, "region_target": region_targets(maps[:, 0], self.tau)}
 
     def _windows(self, count: int) -> Tensor:
-        """(count, 2, 3): the part of each picture to be seen, as `affine_grid` wants it; half of
-        them mirrored."""
+        """(count, 2, 3): the part of each picture that is seen, half of them mirrored."""
         draws = torch.rand(count, 5, device=self.image.device)
         height, width = self.image.shape[2:]
         area = self.smallest_crop + (1 - self.smallest_crop) * draws[:, 0]
-        stretch = (
-            torch.exp(math.log(0.8) + math.log(1.7 / 0.8) * draws[:, 1]) * height / width
-        )  # of the window, in its own units
+        # of the window, in its own units
+        stretch = torch.exp(math.log(0.8) + math.log(1.7 / 0.8) * draws[:, 1]) * height / width
         if self.smallest_crop == 1:
             stretch = torch.ones_like(stretch)
         x = (area * stretch).sqrt().clamp(max=1)
         y = (area / stretch).sqrt().clamp(max=1)
         mirrored = torch.where(draws[:, 4] < 0.5, -1.0, 1.0)
         zero = torch.zeros_like(x)
-        rows = [
-            mirrored * x,
-            zero,
-            (2 * draws[:, 2] - 1) * (1 - x),
-            zero,
-            y,
-            (2 * draws[:, 3] - 1) * (1 - y),
-        ]
+        shifts = (2 * draws[:, 2:4] - 1) * (1 - torch.stack([x, y], 1))
+        rows = [mirrored * x, zero, shifts[:, 0], zero, y, shifts[:, 1]]
         return torch.stack(rows, 1).view(count, 2, 3)
 
     def _relit(self, image: Tensor) -> Tensor:
@@ -173,16 +151,3 @@ class ResidentLoader:
             grey = grey.mean((2, 3), keepdim=True) if whole else grey
             image = (grey + factor * (image - grey)).clamp(0, 1)
         return image
-
-
-def _plain(label: Tensor) -> Tensor:
-    return label.as_subclass(Tensor).to(torch.int16)
-
-
-def _compact(region: tv_tensors.Mask) -> Tensor:
-    """Ids 0..R-1, void -1."""
-    region = np.asarray(region)
-    ids = np.unique(region[region != REGION_VOID])
-    return torch.from_numpy(
-        np.where(region == REGION_VOID, REGION_VOID, np.searchsorted(ids, region))
-    ).to(torch.int16)

@@ -141,6 +141,43 @@ def test_larger_than_the_data_set():
         ResidentLoader(Quarters(), 13, (32, 40), 2.0, CPU)
 
 
+class Spoilt(Quarters):
+    """One of its pictures is not what was promised."""
+
+    def __init__(self, name, value):
+        super().__init__()
+        self.name, self.value = name, value
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        if index == 5:
+            sample[self.name] = self.value(sample[self.name])
+        return sample
+
+
+def test_pictures_that_are_neither_bytes_nor_shares():
+    with pytest.raises(ValueError, match="image holds values from .* to 190; expected uint8"):
+        ResidentLoader(Spoilt("image", lambda image: image.float()), 4, (32, 40), 2.0, CPU)
+
+
+def test_ids_below_void():
+    with pytest.raises(ValueError, match="region holds id -5; expected ids from 0 on, void -1"):
+        ResidentLoader(Spoilt("region", lambda region: region - 40), 4, (32, 40), 2.0, CPU)
+
+
+def test_float_pictures_are_not_divided_again():
+    class Shares(Quarters):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return {**sample, "image": tv_tensors.Image(sample["image"].float() / 255)}
+
+    seen = []
+    for pictures in (Quarters(), Shares()):
+        torch.manual_seed(0)
+        seen.append(next(iter(ResidentLoader(pictures, 4, (32, 40), 2.0, CPU)))["image"])
+    torch.testing.assert_close(seen[0], seen[1])
+
+
 def test_a_run_learns_from_it_and_goes_on_bit_identical_after_an_interruption(tmp_path):
     val = DataLoader(tiny_samples(2), 2)
 

@@ -15,6 +15,7 @@ from fusion_lib.targets import (
     RegionTarget,
     boundary_mask,
     class_weights,
+    compact_ids,
     region_target,
 )
 
@@ -275,6 +276,35 @@ def test_region_map_of_wrong_dtype_or_shape(function):
 def test_tau_must_be_positive(tau):
     with pytest.raises(ValueError, match=rf"tau is {tau}; expected a positive distance"):
         region_target(np.zeros((4, 4), int), tau)
+
+
+@pytest.mark.parametrize(
+    "function", [boundary_mask, compact_ids, lambda region: region_target(region, 2)]
+)
+def test_ids_below_void(function):
+    with pytest.raises(ValueError, match="region holds id -7; expected ids from 0 on, void -1"):
+        function(np.array([[0, -1], [-7, 3]]))
+
+
+def test_compact_ids_by_hand():
+    ids = compact_ids(np.array([[700, -1, 3], [3, 700, 20]], np.int16))
+    assert ids.tolist() == [[2, -1, 0], [0, 2, 1]] and ids.dtype == np.int64
+    assert compact_ids(np.full((2, 1), -1)).tolist() == [[-1], [-1]]
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 254, 256])
+def test_class_weights_refuses_classes_out_of_range(wrong):
+    with pytest.raises(ValueError, match=f"targets holds class {wrong}; expected 0..2 or void 255"):
+        class_weights([np.array([0, 1, 2, 255]), np.array([[0, wrong]])])
+
+
+def test_class_weights_refuses_floats_and_too_many_classes():
+    with pytest.raises(TypeError, match="targets holds a map of dtype float64; expected integers"):
+        class_weights([np.array([0.0, 1.0, 2.0])])
+    for count in (255, 300):
+        with pytest.raises(ValueError, match=f"num_classes is {count}; expected at most 254"):
+            class_weights([np.arange(254)], count)
+    assert len(class_weights([np.arange(254)], 254)) == 254
 
 
 def test_class_weights_refuses_a_class_that_never_occurs():

@@ -9,6 +9,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from fusion_lib.datasets import Scenes
+from fusion_lib.engine.resident import ResidentLoader
+from fusion_lib.prediction import predict
 from fusion_lib.targets import RegionTarget, region_target
 from fusion_lib.transforms import Finish, augmentation, evaluation_transform
 
@@ -77,6 +79,93 @@ def test_a_crop_that_cuts_a_region_in_two_leaves_two_regions():
         for name, value in sample_of(region, region).items()
     }
     assert sorted(np.bincount(np.asarray(Finish()(sample)["region"]).ravel())) == [8, 8, 8]
+
+
+def test_finish_takes_float_pictures_in_0_to_1_as_they_are():
+    image = torch.rand(3, 2, 2)
+    given = {**sample_of(np.zeros((2, 2)), np.zeros((2, 2))), "image": tv_tensors.Image(image)}
+    assert torch.equal(Finish()(given)["image"].as_subclass(torch.Tensor), image)
+
+
+@pytest.mark.parametrize(
+    "value, error, message",
+    [
+        (
+            254.0,
+            ValueError,
+            r"image holds values from 0 to 254; expected uint8, or float in \[0, 1\]",
+        ),
+        (1.01, ValueError, "image holds values from 0 to 1.01"),
+        (-0.5, ValueError, "image holds values from -0.5 to 0"),
+        (float("nan"), ValueError, "image holds values from nan to nan"),
+        (254, TypeError, "image has dtype torch.int64; expected uint8, or float"),
+    ],
+)
+def test_pictures_that_are_neither_bytes_nor_shares(value, error, message):
+    image = torch.zeros(3, 2, 2, dtype=torch.tensor(value).dtype)
+    image[0, 0, 0] = value
+    given = {**sample_of(np.zeros((2, 2)), np.zeros((2, 2))), "image": tv_tensors.Image(image)}
+    for transform in (Finish(), evaluation_transform(), augmentation((2, 2))):
+        with pytest.raises(error, match=message):
+            transform(given)
+
+
+# --- how pictures are resized ------------------------------------------------------------------
+
+STEP = [[0, 0, 240, 240]] * 2  # enlarged twice by bilinear interpolation, half-pixel centres:
+STEP_ENLARGED = [0, 0, 0, 60, 180, 240, 240, 240]
+LINES = [
+    [0, 0, 0, 240, 0, 0, 0, 0]
+] * 8  # reduced twice with antialiasing: a triangle over 4 pixels
+LINES_REDUCED = [0, 90, 30, 0]  # 240 x 3/8 and 240 x 1/8; without it, 240 x 1/2 and 0; nearest, 0
+
+
+def grey(rows) -> dict:
+    rows = np.array(rows)
+    return sample_of(np.zeros(rows.shape), np.zeros(rows.shape), np.stack([rows] * 3, -1))
+
+
+@pytest.mark.parametrize(
+    "rows, size, expected",
+    [(STEP, (4, 8), STEP_ENLARGED), (LINES, (4, 4), LINES_REDUCED)],
+    ids=["enlarged", "reduced"],
+)
+@pytest.mark.parametrize("way", ["evaluation", "augmentation", "crop", "resident", "predict"])
+def test_pictures_are_resized_bilinearly_and_antialiased(monkeypatch, way, rows, size, expected):
+    sample = grey(rows)
+    if way == "evaluation":
+        image = evaluation_transform(size)(sample)["image"]
+    elif way == "resident":
+        image = ResidentLoader([sample], 1, size, 2.0, torch.device("cpu")).image[0] / 255
+    elif way == "predict":
+        image = seen_by_the_model(sample["image"], size)
+    else:
+        steps = augmentation(size, smallest_crop=1.0 if way == "augmentation" else 0.999).transforms
+        if way == "crop":  # the whole picture is the crop
+            whole = {"top": 0, "left": 0, "height": len(rows), "width": len(rows[0])}
+            for name in ("make_params", "_get_params"):
+                monkeypatch.setattr(steps[1], name, lambda *a: whole, raising=False)
+        image = v2.Compose(steps[1:])(sample)["image"]
+    for row in 255 * image[0]:
+        np.testing.assert_allclose(row, expected, atol=0.51)
+
+
+class Shows(torch.nn.Module):
+    """Answers with what it is shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        self.shown = images
+        return {"affinity": images}
+
+
+def seen_by_the_model(image, size) -> torch.Tensor:
+    model = Shows()
+    predict(model, image, size)
+    return model.shown[0]
 
 
 # --- evaluation --------------------------------------------------------------------------------
