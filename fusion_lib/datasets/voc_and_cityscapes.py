@@ -52,10 +52,7 @@ class PairedFiles(SegmentationDataset):
     def __init__(self, root: str | Path, split: str, transform: Callable | None = None):
         super().__init__(transform)
         if split not in ("train", "val"):
-            raise ValueError(
-                f"split is {split!r}; expected 'train' or 'val' (labels of the test pictures are"
-                " not public)"
-            )
+            raise ValueError(f"split is {split!r}; expected 'train' or 'val'")
         self.files = self.find(Path(root), split)  # picture, semantic mask, mask of objects
         missing = [path for files in self.files for path in files if not path.is_file()]
         if missing:
@@ -107,8 +104,7 @@ class PascalVOC(PairedFiles):
 
 
 class Cityscapes(PairedFiles):
-    """Cityscapes, finely labelled: 19 classes, 2,975 street scenes of 1024 x 2048 pixels to train
-    on, 500 to validate.
+    """Cityscapes: 19 classes, 2,975 scenes of 1024 x 2048 pixels to train on, 500 to validate.
 
     Semantic labels are the train ids, void 255 the labels without one. An instance id of 1000 or
     more is an object (class * 1000 + its number); below, it is a label, and a region is a connected
@@ -121,14 +117,8 @@ class Cityscapes(PairedFiles):
     leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, which torchvision unpacks.
     """
 
-    _LABELS = {
-        label.id: label for label in torchvision_datasets.Cityscapes.classes if label.id >= 0
-    }
-    _LEARNT = sorted(
-        (label.train_id, label.name, label.has_instances)
-        for label in _LABELS.values()
-        if label.train_id != SEMANTIC_VOID
-    )
+    _LABELS = [label for label in torchvision_datasets.Cityscapes.classes if label.id >= 0]
+    _LEARNT = sorted((o.train_id, o.name, o.has_instances) for o in _LABELS if o.train_id < 255)
     classes = tuple(name for _, name, _ in _LEARNT)
     things = tuple(train_id for train_id, _, several in _LEARNT if several)
     stuff = tuple(train_id for train_id, _, several in _LEARNT if not several)
@@ -137,23 +127,19 @@ class Cityscapes(PairedFiles):
         kinds = ("leftImg8bit", "gtFine")
         if not all((root / f"{kind}_trainvaltest.zip").is_file() for kind in kinds):
             _check_folder(root, [f"{kind}/{split}" for kind in kinds])
-        found = torchvision_datasets.Cityscapes(
-            root, split=split, target_type=["semantic", "instance"]
-        )
+        types = ["semantic", "instance"]
+        found = torchvision_datasets.Cityscapes(root, split=split, target_type=types)
         files = [(Path(p), Path(s), Path(i)) for p, (s, i) in zip(found.images, found.targets)]
         return sorted(one for one in files if one[0].name.endswith("_leftImg8bit.png"))
 
     def read(self, index: int):
         picture, mask, instance_mask = self.files[index]
         image = read_picture(picture)
-        labels, instances = read_mask(mask, image), read_mask(instance_mask, image)
-        if unknown := sorted(set(np.unique(labels).tolist()) - set(self._LABELS)):
-            raise ValueError(
-                f"{mask.parent.name}/{mask.name} holds label {unknown[0]}; expected"
-                f" 0..{max(self._LABELS)}"
-            )
-        train_ids = np.array([self._LABELS[label].train_id for label in sorted(self._LABELS)])
-        void = np.array([self._LABELS[label].category == "void" for label in sorted(self._LABELS)])
+        labels = read_mask(mask, image, len(self._LABELS))
+        instances = read_mask(instance_mask, image)
+        train_ids, void = np.full(256, SEMANTIC_VOID), np.ones(256, bool)
+        for label in self._LABELS:
+            train_ids[label.id], void[label.id] = label.train_id, label.category == "void"
         objects = np.where(instances >= 1000, instances, 0)
         return image, train_ids[labels], object_regions(objects, labels, void[labels])
 

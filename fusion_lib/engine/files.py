@@ -145,11 +145,13 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
     if not size:
         part.unlink()
         raise OSError(f"{url} answers with an empty file. {otherwise}")
-    ends = size == int(length) if length.isdigit() else expected_sha256 or _ends(part, path.suffix)
-    if not ends:
+    if length.isdigit():
+        whole = size == int(length)
+    else:
+        whole, length = bool(expected_sha256) or _ends(part, path.suffix), "an unknown number of"
+    if not whole:
         raise OSError(
-            f"the download stopped at {size} of {length if length.isdigit() else 'an unknown number of'} bytes; call"
-            " again to go on from there"
+            f"the download stopped at {size} of {length} bytes; call again to go on from there"
         )
     if expected_sha256 and (found := sha256(part)) != expected_sha256:
         part.unlink()

@@ -20,17 +20,12 @@ HOSTS = {
 ELSEWHERE = "none is needed, and Colab and Kaggle lend one"
 
 # Bytes a picture's pixel takes while the largest model of these pages (EfficientNet-Lite0, a
-# decoder a task) trains in
-# float32: kept activations 2.3 kB; peak of a whole step, measured on a CPU with a last block a
-# task, 2.5 kB (batch of 8) to 3.3 kB (of 1), and 6% more with decoders.
+# decoder a task) trains in float32: kept activations 2.3 kB; peak of a whole step, measured on a
+# CPU with a last block a task, 2.5 kB (batch of 8) to 3.3 kB (of 1), and 6% more with decoders.
 BYTES_A_PIXEL = 3328
 SHARE = 0.8  # of the free memory; the rest is for what else the notebook holds
-SIZES = (
-    (240, 320),
-    (192, 256),
-    (120, 160),
-    (64, 64),
-)  # (H, W): photographs whole, as recipes shrink them, scenes
+# (H, W): photographs whole, as recipes shrink them, scenes
+SIZES = ((240, 320), (192, 256), (120, 160), (64, 64))
 USUAL_BATCH, LARGEST_BATCH = 8, 64
 
 
@@ -43,64 +38,49 @@ def accelerator(environment: Mapping[str, str] = os.environ) -> str:
     """The accelerator in words; without one, how to get it on this host."""
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
-        return f"GPU: {torch.cuda.get_device_name()}" + (
-            f", the first of {count}" if count > 1 else ""
-        )
+        others = f", the first of {count}" if count > 1 else ""
+        return f"GPU: {torch.cuda.get_device_name()}{others}"
     if torch.backends.mps.is_available():
         return "GPU: Apple MPS"
     name = host(environment)
-    return (
-        f"CPU, threads: {torch.get_num_threads()}; no GPU found"
-        f" ({HOSTS[name][1] if name else ELSEWHERE})"
-    )
+    advice = HOSTS[name][1] if name else ELSEWHERE
+    return f"CPU, threads: {torch.get_num_threads()}; no GPU found ({advice})"
 
 
 def processor() -> str:
-    """The CPU's name as its maker gives it, where the system tells (Linux), else what Python knows
-    of it."""
+    """The CPU's name as its maker gives it (on Linux), else what Python knows of it."""
     about = Path("/proc/cpuinfo")
-    named = (
-        re.search(r"^model name\s*:\s*(.+)$", about.read_text(), re.MULTILINE)
-        if about.exists()
-        else None
-    )
-    return named.group(1).strip() if named else platform.processor() or platform.machine() or "CPU"
+    text = about.read_text() if about.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.*\S)", text, re.MULTILINE)
+    return named.group(1) if named else platform.processor() or platform.machine() or "CPU"
 
 
 def free_memory(environment: Mapping[str, str] = os.environ) -> int:
-    """Free bytes of the GPU, or of main memory where there is none (or where it is both, as with
-    MPS).
+    """Free bytes of the GPU, or of main memory where there is none (or they are one, as with MPS).
 
-    A hub may allow less than its machine has: JupyterHub, hence Binder, states the limit as the
-    variable MEM_LIMIT.
+    JupyterHub, hence Binder, may allow less than its machine has: the variable MEM_LIMIT.
     """
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    available = psutil.virtual_memory().available
-    limit = environment.get("MEM_LIMIT", "")
-    return (
-        max(0, min(available, int(limit) - psutil.Process().memory_info().rss))
-        if limit.isdigit()
-        else available
-    )
+    available, limit = psutil.virtual_memory().available, environment.get("MEM_LIMIT", "")
+    if limit.isdigit():
+        available = min(available, int(limit) - psutil.Process().memory_info().rss)
+    return max(0, available)
 
 
 def fitting(free: int) -> tuple[int, tuple[int, int]]:
-    """(batch size, (H, W)) to train with in so many free bytes: the largest pictures of which a
-    usual batch fits.
+    """(batch size, (H, W)) to train with: the largest pictures of which a usual batch fits.
 
     The batch size is a power of two from 1 to `LARGEST_BATCH`. It is an estimate for the largest
     model; a smaller model, or half precision, has room for more.
 
     Raises:
-        ValueError: `free` is negative.
+        ValueError: `free`, a number of bytes, is negative.
     """
     if free < 0:
         raise ValueError(f"free is {free}; expected a number of bytes, 0 or more")
     pixels = SHARE * free / BYTES_A_PIXEL
-    height, width = next(
-        (size for size in SIZES if USUAL_BATCH * size[0] * size[1] <= pixels), SIZES[-1]
-    )
+    height, width = next((s for s in SIZES if USUAL_BATCH * s[0] * s[1] <= pixels), SIZES[-1])
     batch = 1
     while batch < LARGEST_BATCH and 2 * batch * height * width <= pixels:
         batch *= 2
@@ -108,8 +88,7 @@ def fitting(free: int) -> tuple[int, tuple[int, int]]:
 
 
 def describe(environment: Mapping[str, str] = os.environ) -> str:
-    """Two lines: the accelerator, or how to get one; the free memory, and the batch that it
-    holds."""
+    """Two lines: the accelerator, or how to get one; free memory, and the batch that it holds."""
     free = free_memory(environment)
     batch, (height, width) = fitting(free)
     return (

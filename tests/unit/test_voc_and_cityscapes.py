@@ -207,7 +207,7 @@ def test_voc_masks_of_wrong_size_class_or_kind(voc):
     palette_png(VOC_OBJECT.T, base / "SegmentationObject/2007_000032.png")
     with pytest.raises(
         ValueError,
-        match="SegmentationObject/2007_000032.png is 5 x 6 and its image 6 x 5 pixels; expected equal",
+        match="SegmentationObject/2007_000032.png is 5 x 6 and its image 6 x 5 pixels; expected",
     ):
         PascalVOC(voc, "train")[0]
     palette_png(np.full_like(VOC_CLASS, 21), base / "SegmentationClass/2011_003276.png")
@@ -247,9 +247,8 @@ CITY_PLACES = {
 def city(tmp_path):
     root = tmp_path / "cityscapes"
     for split, places in CITY_PLACES.items():
-        for number, (town, frame) in enumerate(
-            reversed(places)
-        ):  # written in another order than that of the names
+        # written in another order than that of the names
+        for town, frame in reversed(places):
             for kind in ("leftImg8bit", "gtFine"):
                 (root / kind / split / town).mkdir(parents=True)
             name = f"{town}_{frame}"
@@ -386,7 +385,7 @@ def test_cityscapes_unknown_label(city):
     Image.fromarray(np.full(CITY_LABELS.shape, 34, np.uint8)).save(path)
     with pytest.raises(
         ValueError,
-        match=r"lindau/lindau_000000_000019_gtFine_labelIds.png holds label 34; expected 0..33",
+        match=r"lindau/lindau_000000_.*_labelIds.png holds class 34; expected 0..33 or void",
     ):
         Cityscapes(city, "val")[0]
 
