@@ -106,7 +106,7 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
 
     Args:
         expected_sha256: hexadecimal digits. None takes what is no page and whole: as long as the
-            server says, or where it says nothing, a .gz, .npz or .zip that ends as one.
+            server says, or where it says nothing, a .gz, .zip, .npz or .safetensors that ends.
         otherwise: a sentence on what else a reader can do, for the messages.
 
     Raises:
@@ -120,6 +120,8 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             goes_on, block = answer.status == 206, answer.read(1 << 20)
+            if not goes_on and not block:
+                raise OSError(f"{url} answers with an empty file. {otherwise}")
             kind = answer.headers.get("Content-Type", "")
             if not goes_on and _is_page(kind, block, hashed=expected_sha256 is not None):
                 raise OSError(
@@ -142,9 +144,6 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
             return fetch(url, path, expected_sha256, otherwise)
         length = str(have)  # whole: an earlier call was killed between last byte and renaming
     size = part.stat().st_size
-    if not size:
-        part.unlink()
-        raise OSError(f"{url} answers with an empty file. {otherwise}")
     if length.isdigit():
         whole = size == int(length)
     else:
@@ -172,7 +171,7 @@ def _is_page(kind: str, block: bytes, hashed: bool) -> bool:
     except UnicodeDecodeError:
         return False
     readable = all(letter.isprintable() or letter.isspace() for letter in text)
-    return readable and text != "" and (not hashed or text.lstrip()[:1] in ("<", "{", "["))
+    return readable and (not hashed or text.lstrip()[:1] in ("<", "{", "["))
 
 
 def _ends(part: Path, suffix: str) -> bool:

@@ -211,12 +211,18 @@ def test_with_a_hash_the_content_alone_decides(tmp_path, kind):
 @pytest.mark.parametrize("expected", [None, SHA256])
 @pytest.mark.parametrize("length", [True, False])
 def test_empty_body(tmp_path, expected, length):
+    (tmp_path / "b.part").write_bytes(b"fetched before")
     with (
         server(b"", length=length) as (address, _),
         pytest.raises(OSError, match="answers with an empty file. Ask the author"),
     ):
         files.fetch(address, tmp_path / "a", expected, "Ask the author")
-    assert left(tmp_path / "a") == {}
+    with (
+        server(b"", length=length, ranges=False) as (address, _),
+        pytest.raises(OSError, match="answers with an empty file"),
+    ):
+        files.fetch(address, tmp_path / "b", expected)
+    assert left(tmp_path / "a") == {"b.part": b"fetched before"}
 
 
 def archives() -> dict[str, bytes]:
