@@ -1,18 +1,20 @@
-"""The advanced region head: which pixels belong together, learned for pairs of pixels; regions by
-mutex watershed.
+"""The advanced region head: which pixels belong together, learned for pairs of pixels.
 
 A region id is arbitrary, but whether two pixels share one is not. Pairs that lie near each other
 find the borders; pairs that lie far apart see past a gap in a border, and so keep apart what a leak
-would join.
+would join. A mutex watershed turns the pairs into regions.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fusion_lib import checks
 from fusion_lib.scenes import REGION_VOID, connected_regions
 from fusion_lib.targets import TARGET_VOID, _checked_region_map
 
@@ -21,38 +23,31 @@ from fusion_lib.targets import TARGET_VOID, _checked_region_map
 # blur of a border, 9 past a gap in it; three of four things are wider than that, so that such a
 # pair seldom spans a whole thing.
 OFFSETS = ((1, 0), (0, 1), (3, 0), (0, 3), (3, 3), (3, -3), (9, 0), (0, 9))
+Offsets = Sequence[tuple[int, int]]
 
 
-def affinity_target(region: np.ndarray, offsets=OFFSETS) -> np.ndarray:
+def affinity_target(region: np.ndarray, offsets: Offsets = OFFSETS) -> np.ndarray:
     """1 where a pixel and the one an offset away have the same region id, 0 where not; void 255.
 
-    a_k(x) = 1[R(x) = R(x + o_k)], void where either pixel is void or x + o_k lies outside the
-    picture.
+    a_k(x) = 1[R(x) = R(x + o_k)], void where either pixel is void or outside the picture.
 
-    Args:
-        region: (H, W) integer region map, void -1.
-        offsets: K pairs (pixels down, pixels to the right), o_k.
-
-    Returns:
-        (K, H, W) int64.
-
-    Raises:
-        TypeError, ValueError: `region` is no two-dimensional integer map.
+    Args: region (H, W), integer ids, void -1; offsets, K pairs (pixels down, to the right), o_k.
+    Returns: (K, H, W) int64.
+    Raises: TypeError, ValueError: `region` is no two-dimensional integer map.
     """
     region = _checked_region_map(region)
     target = np.full((len(offsets), *region.shape), TARGET_VOID, np.int64)
     for channel, offset in zip(target, offsets):
-        here, there = _pairs(region.shape, offset)
+        here, there = pairs(region.shape, offset)
         valid = (region[here] != REGION_VOID) & (region[there] != REGION_VOID)
         channel[here] = np.where(valid, region[here] == region[there], TARGET_VOID)
     return target
 
 
 class AffinityTarget:
-    """The last step of a transform, as `targets.RegionTarget`: adds "affinity_target", (K, H, W),
-    to a sample."""
+    """The last step of a transform: adds "affinity_target", (K, H, W), to a sample."""
 
-    def __init__(self, offsets=OFFSETS):
+    def __init__(self, offsets: Offsets = OFFSETS):
         self.offsets = offsets
 
     def __call__(self, sample: dict) -> dict:
@@ -63,7 +58,7 @@ class AffinityTarget:
 def affinity_cross_entropy(
     logits: Tensor, target: Tensor, normaliser: Tensor | None = None
 ) -> Tensor:
-    """Mean binary cross entropy over the entries that are not void.
+    """Mean binary cross entropy over the entries that are not void, V.
 
     -(1/|V|) sum_{(k, x) in V} a log p + (1 - a) log(1 - p), with p the sigmoid of the logit and a
     the affinity of pixel x in channel k. If V is empty the loss is 0 and its gradient is 0.
@@ -71,18 +66,16 @@ def affinity_cross_entropy(
     Shape:
         logits: (N, K, H, W) float.
         target: (N, K, H, W) int64, 0 or 1, void 255.
-        normaliser: () number, optional; what to divide the sum by in place of |V|, if these are
-            part of a larger batch.
+        normaliser: () number, optional, to divide by in place of |V|, if this is part of a batch.
         returns: () float.
 
     Raises:
-        ValueError: the shapes differ, or (looked for on a CPU only) a target is neither 0, 1 nor
-            void.
+        ValueError: the shapes differ or N is 0; or (on a CPU) a target is not 0, 1 or void.
     """
-    if logits.shape != target.shape:
+    if logits.shape != target.shape or not len(logits):
         raise ValueError(
-            f"logits has shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected (N,"
-            " K, H, W) for both"
+            f"logits has shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected"
+            " (N, K, H, W) for both, N at least 1"
         )
     same, valid = target == 1, target != TARGET_VOID
     if target.device.type == "cpu" and not (same | (target == 0) | ~valid).all():
@@ -93,7 +86,8 @@ def affinity_cross_entropy(
     losses = F.binary_cross_entropy_with_logits(
         logits.float(), same.float(), valid.float(), reduction="sum"
     )
-    return losses / (valid.sum() if normaliser is None else normaliser).clamp(min=1)
+    count = valid.sum() if normaliser is None else normaliser
+    return losses / count.where(count > 0, 1)
 
 
 def decode_affinities(
@@ -102,27 +96,23 @@ def decode_affinities(
     smallest: int = 16,
     semantic: np.ndarray | None = None,
     edge_weight: float = 0.0,
-    offsets=OFFSETS,
+    offsets: Offsets = OFFSETS,
 ) -> np.ndarray:
-    """Turn affinities into a region map by mutex watershed (Wolf et al. 2018, algorithm 1; package
-    mwatershed).
+    """Turn affinities into a region map by mutex watershed (Wolf et al. 2018, algorithm 1).
 
     4-neighbours attract with weight p, other pairs repel with weight 1 - p - bias, where that is
     positive. Pairs are visited by falling weight. One that attracts joins the regions of its two
     pixels, unless they must stay apart; one that repels decides that they must, unless they are
-    joined. At last regions of few pixels, mostly slivers along
-    borders, give way to their neighbours: the others grow by watershed over 1 - p of the
-    4-neighbours.
+    joined. At last regions of few pixels, mostly slivers along borders, give way to their
+    neighbours: the others grow by watershed over 1 - p of the 4-neighbours.
 
     Pixels of two classes are of two regions. With the semantic probabilities q, p_k(x) is first
     multiplied by (sum_c q_x[c] q_{x + o_k}[c])^w.
 
     Args:
-        probabilities: (K, H, W) float, sigmoid of the logits. Entries that reach out of the picture
-            are not used.
+        probabilities: (K, H, W) float, sigmoid of the logits, used where x + o_k is in the picture.
         bias: above 0 gives fewer regions, below 0 more.
-        smallest: pixels that a region has at least, where there is a region of that size; 1 keeps
-            all.
+        smallest: pixels that a region has, if any region has as many; 1 keeps all.
         semantic: (C, H, W) float, softmax of the semantic logits; None leaves them out.
         edge_weight: w, how much the classes count.
         offsets: the K pairs of the target, see `affinity_target`.
@@ -131,45 +121,51 @@ def decode_affinities(
         (H, W) int64, ids 0..R-1 of 4-connected regions, no void.
 
     Raises:
-        ValueError: probabilities has another shape or holds what is no probability, or semantic has
-            another size.
+        ValueError: as `regions.decode_regions`; or bias is not finite, or smallest negative.
         ModuleNotFoundError: mwatershed is not installed.
     """
-    probabilities = np.array(probabilities, np.float64)
-    size = probabilities.shape[1:]
-    if probabilities.ndim != 3 or len(probabilities) != len(offsets):
+    if not np.isfinite(bias) or not smallest >= 0:
         raise ValueError(
-            f"probabilities has shape {probabilities.shape}; expected ({len(offsets)}, H, W)"
+            f"bias is {bias} and smallest {smallest}; expected numbers, smallest from 0"
         )
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        found = f"{probabilities.min()}..{probabilities.max()}"
-        raise ValueError(f"probabilities holds {found}; expected numbers in [0, 1]")
+    probabilities = decoder_input(probabilities, len(offsets), semantic, edge_weight)
     if semantic is not None and edge_weight:
-        if semantic.ndim != 3 or semantic.shape[1:] != size:
-            raise ValueError(
-                f"semantic has shape {semantic.shape} for a picture of {size}; expected (C, H, W)"
-            )
         for channel, offset in zip(probabilities, offsets):
-            here, there = _pairs(size, offset)
-            channel[here] *= (semantic[(slice(None), *here)] * semantic[(slice(None), *there)]).sum(
-                0
-            ) ** edge_weight
+            here, there = pairs(channel.shape, offset)
+            alike = (semantic[(..., *here)] * semantic[(..., *there)]).sum(0)
+            channel[here] *= alike**edge_weight
     region = _mutex_watershed(probabilities, bias, offsets)
     large = np.bincount(region.ravel())[region] >= smallest
     return _grow(np.where(large, region + 1, 0), probabilities, offsets) if large.any() else region
 
 
-def _pairs(
-    size: tuple[int, int], offset: tuple[int, int]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Slices of all pixels x for which x + offset lies in the picture too, and of these x +
-    offset."""
+def decoder_input(probabilities, channels: int, semantic, edge_weight: float) -> np.ndarray:
+    """The probabilities that a decoder is given, as a float64 copy, after all guards."""
+    checks.not_negative(edge_weight=edge_weight)
+    probabilities = np.array(probabilities, np.float64)
+    if probabilities.ndim != 3 or len(probabilities) != channels:
+        raise ValueError(
+            f"probabilities has shape {probabilities.shape}; expected ({channels}, H, W)"
+        )
+    checks.probabilities("probabilities", probabilities)
+    if semantic is not None:
+        if semantic.ndim != 3 or semantic.shape[1:] != probabilities.shape[1:]:
+            raise ValueError(
+                f"semantic has shape {semantic.shape} and probabilities {probabilities.shape};"
+                " expected equal sizes"
+            )
+        checks.probabilities("semantic", semantic)
+    return probabilities
+
+
+def pairs(size: tuple[int, ...], offset: tuple[int, int]) -> tuple[tuple, tuple]:
+    """Slices of all pixels x whose x + offset is in the picture too, and of these x + offset."""
     here = tuple(slice(max(-o, 0), max(side - o, 0)) for o, side in zip(offset, size))
     there = tuple(slice(max(o, 0), max(side + o, 0)) for o, side in zip(offset, size))
     return here, there
 
 
-def _mutex_watershed(probabilities: np.ndarray, bias: float, offsets) -> np.ndarray:
+def _mutex_watershed(probabilities: np.ndarray, bias: float, offsets: Offsets) -> np.ndarray:
     try:
         import mwatershed
     except ModuleNotFoundError as error:
@@ -180,23 +176,20 @@ def _mutex_watershed(probabilities: np.ndarray, bias: float, offsets) -> np.ndar
     fits = (lengths < size).all(1)  # the package wants no offset that reaches out everywhere
     if not fits.any():
         return np.zeros(size, np.int64)  # a single pixel
-    attract = np.maximum(
-        probabilities, 1e-9
-    )  # not 0: all pixels that nothing attracts would get one id
-    weights = np.where(
-        lengths.sum(1)[:, None, None] == 1, attract, -np.maximum(1 - probabilities - bias, 0)
-    )
+    near = lengths.sum(1)[:, None, None] == 1
+    attract = np.maximum(probabilities, 1e-9)  # with 0 all that nothing attracts gets one id
+    weights = np.where(near, attract, -np.maximum(1 - probabilities - bias, 0))
     ids = mwatershed.agglom(weights[fits], np.asarray(offsets)[fits].tolist())
     return connected_regions(ids.astype(np.int64))
 
 
-def _grow(markers: np.ndarray, probabilities: np.ndarray, offsets) -> np.ndarray:
+def _grow(markers: np.ndarray, probabilities: np.ndarray, offsets: Offsets) -> np.ndarray:
     from skimage.segmentation import watershed
 
     elevation = np.zeros(markers.shape)
     for channel, offset in zip(probabilities, offsets):
         if np.abs(offset).sum() == 1:
-            here, there = _pairs(markers.shape, offset)
+            here, there = pairs(markers.shape, offset)
             for side in (here, there):
                 elevation[side] = np.maximum(elevation[side], 1 - channel[here])
     return connected_regions(watershed(elevation, markers))

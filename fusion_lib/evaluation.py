@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
+from fusion_lib.datasets import attribute
 from fusion_lib.losses import ALL_TARGET_KEYS
 from fusion_lib.metrics import (
     PanopticQuality,
@@ -18,7 +21,12 @@ from fusion_lib.scenes import connected_regions
 
 
 def evaluate(
-    model, dataset, decoding: dict, size: tuple[int, int] | None = None, panoptic: bool = True
+    model,
+    dataset,
+    decoding: dict,
+    size: tuple[int, int] | None = None,
+    things: Collection[int] | None = None,
+    stuff: Collection[int] | None = None,
 ) -> dict:
     """Every task's metrics of a model over a data set, each picture at its own resolution.
 
@@ -26,26 +34,30 @@ def evaluate(
         model: a `FusionModel` or `TwoNetworks`, with any tasks.
         dataset: yields samples as `datasets` does; its "image", "semantic" and "region" are used,
             and the labels of every further task of the model, under the task's name.
-        decoding: arguments of `regions.fuse`; for a model with the region task alone, "smoothing"
-            and "threshold".
+        decoding: arguments of `regions.fuse`, or of `regions.decode` without the semantic task.
         size: see `prediction.predict`.
-        panoptic: also compute panoptic quality (classes named as in `scenes`).
+        things, stuff: ids of the classes of either kind; default: those of the data set.
 
     Returns:
         Depending on the tasks: "semantic" (argmax), "voted" (one class a region) and "fused" (the
-            vote's weight as in
-        `decoding`), each as `semantic_scores`; "partition", the means of `partition_scores`;
-        "panoptic_quality" of the voted map; "areas", covering and panoptic quality of the argmax
-        map's connected areas as regions; and under the name of each further task the
-        `semantic_scores` of its argmax.
+        vote's weight as in `decoding`), each as `semantic_scores`; "partition", the means of
+        `partition_scores`; "panoptic_quality" of the voted map; "areas", covering and panoptic
+        quality of the argmax map's connected areas as regions; and under the name of each further
+        task the `semantic_scores` of its argmax. No panoptic quality without things and stuff.
 
     Raises:
-        ValueError: a sample lacks the labels of a further task.
+        ValueError: the data set is empty or does not name its classes; a sample lacks the labels of
+            a further task; or a label is neither of the things nor of the stuff.
     """
-    num_classes = len(dataset.classes)
+    if not len(dataset):
+        raise ValueError("dataset is empty; expected at least one picture")
+    num_classes = len(attribute(dataset, "classes"))
+    if things is None and stuff is None:
+        things, stuff = _kind(dataset, "things"), _kind(dataset, "stuff")
+    names = () if things is None and stuff is None else ("voted", "areas")
+    quality = {name: PanopticQuality(things or (), stuff or ()) for name in names}
     confusions: dict[str, np.ndarray] = {}
     partitions, areas_covering = [], []
-    quality = {name: PanopticQuality() for name in ("voted", "areas")} if panoptic else {}
     for index in range(len(dataset)):
         sample = dataset[index]
         true_semantic, true_region = np.asarray(sample["semantic"]), np.asarray(sample["region"])
@@ -65,17 +77,15 @@ def evaluate(
             quality["areas"].update(true_semantic, true_region, maps["semantic"], areas)
             if "voted" in maps:
                 quality["voted"].update(true_semantic, true_region, maps["voted"], region)
-        for name, labels in maps.items():
-            confusions[name] = confusions.get(name, 0) + confusion_matrix(
-                true_semantic, labels, num_classes
-            )
+        pairs = {name: (true_semantic, labels, num_classes) for name, labels in maps.items()}
         for task in (task for task in outputs if task not in ALL_TARGET_KEYS):
             if task not in sample:
                 raise ValueError(
                     f"the sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}"
                 )
-            confusion = confusion_matrix(sample[task], outputs[task].argmax(0), len(outputs[task]))
-            confusions[task] = confusions.get(task, 0) + confusion
+            pairs[task] = sample[task], outputs[task].argmax(0), len(outputs[task])
+        for name, pair in pairs.items():
+            confusions[name] = confusions.get(name, 0) + confusion_matrix(*pair)
     scores: dict = {name: semantic_scores(confusion) for name, confusion in confusions.items()}
     if partitions:
         scores["partition"] = mean_scores(partitions)
@@ -88,7 +98,13 @@ def evaluate(
     return scores
 
 
+def _kind(dataset, name: str) -> tuple[int, ...] | None:
+    try:
+        return attribute(dataset, name)
+    except ValueError:  # a data set of another making, or parts that do not agree
+        return None
+
+
 def mean_scores(scores: list[dict]) -> dict:
-    """Mean of each entry over a list of dicts with equal keys; NaN entries (all-void pictures) are
-    left out."""
+    """Mean of each entry over dicts with equal keys; NaN (all-void pictures) is left out."""
     return {name: float(np.nanmean([one[name] for one in scores])) for name in scores[0]}

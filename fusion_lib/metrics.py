@@ -1,38 +1,44 @@
 """How good a semantic map, a partition and a fused map are.
 
-All metrics leave void pixels of the truth out. Semantic ones accumulate one confusion matrix over
-the whole data set before they divide; partition ones are computed for each picture and then
-averaged.
+All metrics leave void pixels of the truth out. A predicted region id below 0 says that the pixel
+belongs to no region: it is missed, and counts as such. Semantic metrics accumulate one confusion
+matrix over the whole data set before they divide; partition ones are computed for each picture and
+then averaged. Ids may be any whole numbers; only which pixels share one counts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import numpy as np
 import torch
 from scipy import ndimage, sparse
 
-from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, STUFF, THINGS
+from fusion_lib import checks
+from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
 from fusion_lib.targets import boundary_mask
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixel counts, (C, C) int64: row is the true class, column the predicted one; void truth (255)
-    is left out.
+    """Pixel counts, (C, C) int64: row is the true class, column the predicted one.
+
+    Void truth (255) is left out.
 
     Raises:
-        ValueError: the shapes differ, or a label is outside 0..C-1.
+        TypeError: a label is no integer.
+        ValueError: the shapes differ, or a label (a predicted 255, too) is outside 0..C-1.
     """
-    truth, prediction = _same_shape(truth, prediction)
+    truth, prediction = checks.integers("truth", truth), checks.integers("prediction", prediction)
+    checks.same_shape(truth=truth, prediction=prediction)
     valid = truth != SEMANTIC_VOID
-    truth, prediction = truth[valid].astype(np.int64), prediction[valid].astype(np.int64)
+    truth, prediction = truth[valid], prediction[valid]
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
             raise ValueError(
                 f"{name} holds {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}"
             )
-    return np.bincount(num_classes * truth + prediction, minlength=num_classes**2).reshape(
-        num_classes, num_classes
-    )
+    pairs = num_classes * truth.astype(np.int64) + prediction.astype(np.int64)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def semantic_scores(confusion: np.ndarray) -> dict:
@@ -54,15 +60,17 @@ def semantic_scores(confusion: np.ndarray) -> dict:
 
 
 def contingency(truth: np.ndarray, prediction: np.ndarray) -> sparse.csr_matrix:
-    """Overlap in pixels of every true region (rows) with every predicted one (columns); void truth
-    left out."""
-    truth, prediction = _same_shape(truth, prediction)
+    """Overlap in pixels of every true region (rows) with every predicted one (columns).
+
+    Void truth and missed pixels are left out.
+    """
+    truth, prediction = _partitions(truth, prediction)
     valid = truth != REGION_VOID
-    true_ids, rows = np.unique(truth[valid], return_inverse=True)
-    ids, columns = np.unique(prediction[valid], return_inverse=True)
-    return sparse.coo_matrix(
-        (np.ones(rows.size), (rows, columns)), (true_ids.size, ids.size)
-    ).tocsr()
+    rows, columns = truth[valid], checks.compact(prediction[valid])
+    size = rows.max(initial=-1) + 1, columns.max(initial=-1) + 1
+    found = columns >= 0
+    pairs = rows[found], columns[found]
+    return sparse.coo_matrix((np.ones(found.sum()), pairs), size).tocsr()
 
 
 def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -71,11 +79,12 @@ def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
 
     1 for equal partitions. NaN where all pixels are void.
     """
-    overlap = contingency(truth, prediction)
-    if overlap.sum() == 0:
+    truth, prediction = _partitions(truth, prediction)
+    valid = truth != REGION_VOID
+    if not valid.any():
         return float("nan")
-    true, predicted = np.asarray(overlap.sum(1)).ravel(), np.asarray(overlap.sum(0)).ravel()
-    pairs = overlap.tocoo()
+    pairs = contingency(truth, prediction).tocoo()
+    true, predicted = np.bincount(truth[valid]), np.asarray(pairs.sum(0)).ravel()
     iou = pairs.data / (true[pairs.row] + predicted[pairs.col] - pairs.data)
     best = np.zeros(true.size)
     np.maximum.at(best, pairs.row, iou)
@@ -85,43 +94,48 @@ def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
 def partition_scores(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0) -> dict:
     """Covering, variation of information (bits), adapted Rand error and boundary F of one picture.
 
+    A missed pixel is in no segment for the covering, a segment of its own for the two after it, and
+    has no boundary. Where neither map joins any two pixels, they agree: the Rand error is 0. All
+    scores are NaN where all pixels are void.
+
     Args:
         truth: (H, W) region map, void -1.
-        prediction: (H, W) region map.
+        prediction: (H, W) region map, missed pixels below 0.
         tolerance: distance in pixels within which boundaries match in the boundary F.
+
+    Raises:
+        TypeError, ValueError: a map is not of integers, the shapes differ, a true id is below -1,
+            or tolerance is negative or not finite.
     """
     from skimage.metrics import adapted_rand_error, variation_of_information
 
-    truth, prediction = _same_shape(truth, prediction)
+    truth, prediction = _partitions(truth, prediction)
     valid = truth != REGION_VOID
+    scores = {"covering": covering(truth, prediction)}
     if not valid.any():
-        return dict.fromkeys(
-            ("covering", "variation_of_information", "adapted_rand_error", "boundary_f"),
-            float("nan"),
-        )
+        names = ("variation_of_information", "adapted_rand_error", "boundary_f")
+        return scores | dict.fromkeys(names, float("nan"))
+    true, predicted = truth[valid], prediction[valid]
+    missed = predicted < 0
+    predicted[missed] = prediction.max() + 1 + np.arange(missed.sum())
+    scores["variation_of_information"] = float(sum(variation_of_information(true, predicted)))
     # skimage treats label 0 as background unless told otherwise; our ids start at 0.
-    rand_error, _, _ = adapted_rand_error(truth[valid], prediction[valid], ignore_labels=())
-    return {
-        "covering": covering(truth, prediction),
-        "variation_of_information": float(
-            sum(variation_of_information(truth[valid], prediction[valid]))
-        ),
-        "adapted_rand_error": float(rand_error),
-        "boundary_f": boundary_f(truth, prediction, tolerance),
-    }
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rand_error, _, _ = adapted_rand_error(true, predicted, ignore_labels=())
+    scores["adapted_rand_error"] = 0.0 if np.isnan(rand_error) else float(rand_error)
+    return scores | {"boundary_f": boundary_f(truth, prediction, tolerance)}
 
 
 def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0) -> float:
-    """Harmonic mean of boundary precision and recall; a boundary pixel counts if one of the other
-    map lies within `tolerance`.
+    """Harmonic mean of boundary precision and recall.
 
-    Two maps without any boundary agree (1); one with and one without do not (0).
+    A boundary pixel counts if one of the other map lies within `tolerance` pixels. Two maps without
+    any boundary agree (1); one with and one without do not (0).
     """
-    truth, prediction = _same_shape(truth, prediction)
-    masks = [
-        boundary_mask(truth),
-        boundary_mask(np.where(truth == REGION_VOID, REGION_VOID, prediction)),
-    ]
+    checks.not_negative(tolerance=tolerance)
+    truth, prediction = _partitions(truth, prediction)
+    prediction = np.where(truth == REGION_VOID, REGION_VOID, prediction)
+    masks = [boundary_mask(truth), boundary_mask(prediction)]
     if not masks[0].any() or not masks[1].any():
         return float(masks[0].any() == masks[1].any())
     near = [ndimage.distance_transform_edt(~mask) <= tolerance for mask in masks]
@@ -130,37 +144,70 @@ def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0
 
 
 class PanopticQuality:
-    """Panoptic quality (Kirillov et al. 2019, eq. 1) accumulated over pictures; torchmetrics does
-    the matching.
+    """Panoptic quality (Kirillov et al. 2019, eq. 1) accumulated over pictures, by torchmetrics.
 
-    Stuff of one class in one picture is a single segment, however many regions it falls into.
+    Stuff of one class in one picture is a single segment, however many regions it falls into. A
+    true pixel is void if its class is 255, or a thing's and its region void. A predicted pixel is
+    missed if its class is 255 or its class or region below 0: it is in no segment, and counts.
+
+    Args: things and stuff, the ids of the classes of either kind.
+    Raises: ValueError: there is no class, or one is of both kinds.
     """
 
-    def __init__(self, things=THINGS, stuff=STUFF):
+    def __init__(self, things: Collection[int], stuff: Collection[int]):
         from torchmetrics.detection import PanopticQuality
 
-        self._metric = PanopticQuality(
-            things=set(things), stuffs=set(stuff), allow_unknown_preds_category=True
-        )
+        self.things, self.stuff = sorted(things), sorted(stuff)
+        self._known = [*self.things, *self.stuff]
+        if not self._known or len(set(self._known)) < len(self._known):
+            message = f"things is {self.things} and stuff {self.stuff}; expected classes, each once"
+            raise ValueError(message)
+        # torchmetrics takes void predictions off the truth: missed pixels are a class of their own
+        self._missed = max(*self._known, SEMANTIC_VOID) + 1
+        self._metric = PanopticQuality({*self.things}, {*self.stuff, self._missed})
 
     def update(self, true_semantic, true_region, semantic, region) -> None:
-        """Add one picture; all four maps are (H, W) integers."""
-        pair = [
-            np.stack(maps, -1)[None] for maps in ((semantic, region), (true_semantic, true_region))
-        ]
-        self._metric.update(*(torch.from_numpy(np.asarray(p, np.int64)) for p in pair))
+        """Add one picture; all four maps are (H, W) integers.
+
+        Raises:
+            TypeError: a map is not of integers.
+            ValueError: the shapes differ, or a class is neither of the things nor of the stuff.
+        """
+        true_semantic = checks.integers("true_semantic", true_semantic)
+        true_region = checks.integers("true_region", true_region)
+        semantic = checks.integers("semantic", semantic)
+        region = checks.integers("region", region)
+        checks.same_shape(
+            true_semantic=true_semantic, true_region=true_region, semantic=semantic, region=region
+        )
+        void = true_semantic == SEMANTIC_VOID
+        missed = (semantic < 0) | (semantic == SEMANTIC_VOID) | (region < 0)
+        self._check("true_semantic", true_semantic[~void])
+        self._check("semantic", semantic[~missed])
+        void |= np.isin(true_semantic, self.things) & (true_region < 0)
+        true_semantic = np.where(void, SEMANTIC_VOID, true_semantic.astype(np.int64))
+        semantic = np.where(missed, self._missed, semantic.astype(np.int64))
+        pairs = (semantic, checks.compact(region)), (true_semantic, checks.compact(true_region))
+        self._metric.update(*(torch.from_numpy(np.stack(pair, -1)[None]) for pair in pairs))
+        self._metric.false_positives[-1] = 0  # of the missed pixels' class, which is none
 
     def compute(self) -> float:
-        """Mean over the classes, in [0, 1]."""
+        """Mean over the classes seen, in [0, 1]; NaN if all pixels are void."""
         return float(self._metric.compute())
+
+    def _check(self, name: str, classes: np.ndarray) -> None:
+        if len(unknown := np.setdiff1d(classes, self._known)):
+            raise ValueError(
+                f"{name} holds {unknown.tolist()}; expected classes among the things {self.things}"
+                f" and the stuff {self.stuff}, or void {SEMANTIC_VOID}"
+            )
 
 
 def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float:
-    """Mean relative gain over single-task baselines: mean_t (-1)^{l_t} (M_t - B_t) / B_t (Maninis
-    et al. 2019).
+    """Mean relative gain over single-task baselines (Maninis et al. 2019).
 
-    Args: scores M and baselines B with the same keys; lower_is_better names the metrics with l_t =
-    1.
+    mean_t (-1)^{l_t} (M_t - B_t) / B_t, with scores M and baselines B of the same keys, and l_t = 1
+    for the metrics in `lower_is_better`, else 0.
     """
     if scores.keys() != baselines.keys():
         raise ValueError(
@@ -170,11 +217,10 @@ def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float
     return float(np.mean([signs[n] * (scores[n] - baselines[n]) / baselines[n] for n in scores]))
 
 
-def _same_shape(truth, prediction) -> tuple[np.ndarray, np.ndarray]:
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
-        raise ValueError(
-            f"truth has shape {truth.shape} and prediction {prediction.shape}; expected equal"
-            " shapes"
-        )
-    return truth, prediction
+def _partitions(truth, prediction) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps with ids from 0 without gaps, and -1 for void and for missed pixels."""
+    truth, prediction = checks.integers("truth", truth), checks.integers("prediction", prediction)
+    checks.same_shape(truth=truth, prediction=prediction)
+    if truth.size and truth.min() < REGION_VOID:
+        raise ValueError(f"truth holds {truth.min()}; expected ids from 0, or void {REGION_VOID}")
+    return checks.compact(truth), checks.compact(prediction)

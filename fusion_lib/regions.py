@@ -1,35 +1,32 @@
-"""From per-pixel predictions to regions, from regions to one fused map; and the classical methods
-to compare with."""
+"""From per-pixel predictions to regions, and from regions to one fused map."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
 
-from fusion_lib.affinities import decode_affinities
+from fusion_lib import checks
+from fusion_lib.affinities import decode_affinities, decoder_input, pairs
 from fusion_lib.targets import BOUNDARY, CORE, RIM
 
 
 def class_edges(probabilities: np.ndarray) -> np.ndarray:
-    """How likely a pixel and one of its 4-neighbours differ in class: max_j 1 - sum_c q_i[c]
-    q_j[c].
+    """How likely a pixel and one of its 4-neighbours differ in class.
+
+    e_i = max_j 1 - sum_c q_i[c] q_j[c], over the 4-neighbours j of pixel i.
 
     Args:
-        probabilities: (C, H, W) float, softmax of the semantic logits; q_i[c] that of class c at
-            pixel i.
+        probabilities: (C, H, W) float, softmax of the semantic logits, q.
 
     Returns:
         (H, W) float in [0, 1].
     """
     edges = np.zeros(probabilities.shape[1:])
-    for axis in (0, 1):
-        here = (slice(None),) * axis + (slice(1, None),)
-        there = (slice(None),) * axis + (slice(None, -1),)
-        differ = 1 - (
-            probabilities[(slice(None), *here)] * probabilities[(slice(None), *there)]
-        ).sum(0)
-        np.maximum(edges[here], differ, out=edges[here])
-        np.maximum(edges[there], differ, out=edges[there])
+    for offset in ((1, 0), (0, 1)):
+        here, there = pairs(edges.shape, offset)
+        differ = 1 - (probabilities[(..., *here)] * probabilities[(..., *there)]).sum(0)
+        for side in (here, there):
+            edges[side] = np.maximum(edges[side], differ)
     return edges
 
 
@@ -46,8 +43,8 @@ def decode_regions(
     by watershed (Meyer 1991) over the elevation p_boundary + p_rim / 2.
 
     A border between two classes is a border between two regions. With the semantic probabilities,
-    the class edges e (see `class_edges`) help to find it: p_core is multiplied by (1 - e)^w, and w
-    e is added to the elevation.
+    the class edges e (see `class_edges`) help to find it: p_core is multiplied by (1 - e)^w, and
+    w e is added to the elevation.
 
     Args:
         probabilities: (3, H, W) float, softmax over boundary, rim, core.
@@ -60,19 +57,14 @@ def decode_regions(
         (H, W) int64, ids 0..R-1, no void.
 
     Raises:
-        ValueError: probabilities has another shape, or semantic another size.
+        ValueError: a shape does not fit, a value is no probability, or a number is negative or not
+            finite.
     """
     from skimage.segmentation import watershed
 
-    probabilities = np.asarray(probabilities, np.float64)
-    if probabilities.ndim != 3 or probabilities.shape[0] != 3:
-        raise ValueError(f"probabilities has shape {probabilities.shape}; expected (3, H, W)")
+    checks.not_negative(smoothing=smoothing, threshold=threshold)
+    probabilities = decoder_input(probabilities, 3, semantic, edge_weight)
     core, elevation = probabilities[CORE], probabilities[BOUNDARY] + 0.5 * probabilities[RIM]
-    if semantic is not None and (semantic.ndim != 3 or semantic.shape[1:] != core.shape):
-        raise ValueError(
-            f"semantic has shape {semantic.shape} and probabilities {probabilities.shape}; expected"
-            " equal sizes"
-        )
     if semantic is not None and edge_weight:
         edges = class_edges(semantic)
         core, elevation = core * (1 - edges) ** edge_weight, elevation + edge_weight * edges
@@ -91,25 +83,34 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
 
     Args:
         log_probabilities: (C, H, W) float, log-softmax of the semantic logits.
-        region: (H, W) integer ids 0..R-1.
+        region: (H, W) integer ids, any from 0.
         weight: w, how much the region counts, in [0, 1].
 
     Returns:
         (H, W) int64.
 
     Raises:
-        ValueError: the sizes differ, an id is negative, or weight is not in [0, 1].
+        TypeError: region holds no integers.
+        ValueError: the sizes differ, an id is negative, a logarithm is NaN or above 0, or weight is
+            not in [0, 1].
     """
-    region = np.asarray(region)
-    if log_probabilities.shape[1:] != region.shape or region.min() < 0:
+    region = checks.integers("region", region)
+    if log_probabilities.shape[1:] != region.shape or region.min(initial=0) < 0:
         raise ValueError(
-            f"log_probabilities has shape {log_probabilities.shape}, region {region.shape} with ids"
-            f" from {region.min()}; expected (C, H, W) and (H, W) with ids from 0"
+            f"log_probabilities has shape {log_probabilities.shape}, region {region.shape}, its"
+            f" lowest id is {region.min()}; expected (C, H, W) and (H, W) with ids from 0"
+        )
+    if not (log_probabilities <= 1e-6).all():
+        raise ValueError(
+            f"log_probabilities holds {log_probabilities.min()}..{log_probabilities.max()}; expected"
+            " logarithms of probabilities, such as the log-softmax of logits"
         )
     if not 0 <= weight <= 1:
         raise ValueError(
             f"weight is {weight}; expected 0 (each pixel alone) to 1 (the region alone)"
         )
+    if region.max(initial=0) >= region.size:
+        region = checks.compact(region)
     flat = region.ravel()
     pixels = np.maximum(np.bincount(flat), 1)
     means = np.stack(
@@ -121,8 +122,7 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
 
 
 def has_regions(tasks) -> bool:
-    """Whether the region task, in one of its two forms, is among the tasks (their names, or a dict
-    with these as keys)."""
+    """Whether the region task, in one of its two forms, is among the names of the tasks."""
     return "region" in tasks or "affinity" in tasks
 
 
@@ -130,26 +130,24 @@ def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
     """The region map of one picture, from whichever region head the model has.
 
     Args:
-        log_probabilities: {"region": (3, H, W)} or {"affinity": (K, H, W)}, as `prediction.predict`
-            gives them; with "semantic", (C, H, W), too, class edges enter.
+        log_probabilities: {"region": (3, H, W)} or {"affinity": (K, H, W)}, see
+            `prediction.predict`; with an edge weight "semantic", (C, H, W), too.
         decoding: arguments of `decode_regions` or of `affinities.decode_affinities`.
 
     Returns:
         (H, W) int64, ids 0..R-1.
     """
     semantic = np.exp(log_probabilities["semantic"]) if decoding.get("edge_weight") else None
-    task, decoder = (
-        ("affinity", decode_affinities)
-        if "affinity" in log_probabilities
-        else ("region", decode_regions)
-    )
-    return decoder(np.exp(log_probabilities[task]), semantic=semantic, **decoding)
+    if "affinity" in log_probabilities:
+        affinities = np.exp(log_probabilities["affinity"])
+        return decode_affinities(affinities, semantic=semantic, **decoding)
+    return decode_regions(np.exp(log_probabilities["region"]), semantic=semantic, **decoding)
 
 
 def fuse(
     log_probabilities: dict[str, np.ndarray], vote_weight: float, **decoding
 ) -> tuple[np.ndarray, np.ndarray]:
-    """From what a fused model predicts for one picture to its two maps.
+    """What a fused model predicts for one picture, as two maps.
 
     Args:
         log_probabilities: {"semantic": (C, H, W), "region": (3, H, W)}; see `decode`.

@@ -1,5 +1,4 @@
-"""From two losses to one update: the plain sum, methods that weigh losses, and methods that weigh
-gradients.
+"""From two losses to one update: the plain sum, or methods that weigh losses or gradients.
 
 The methods come from the package torchjd (documented at torchjd.org, which names their papers),
 except uncertainty weighting, which is written out. Each object serves one training run. All but the
@@ -14,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fusion_lib.losses import TARGET_KEYS
+WEIGHED = ("semantic", "region")  # the two tasks
 
 
 class PlainSum:
@@ -27,22 +26,19 @@ class PlainSum:
     def backward(
         self, parts: dict[str, Tensor], model: nn.Module, scale: Callable[[Tensor], Tensor]
     ) -> None:
-        """Fill the gradients of all parameters from {"total": (), task: ()}; `scale` is the
-        mixed-precision scaler's."""
+        """Fill all gradients from {"total": (), task: ()}; `scale` is the precision's scaler."""
         scale(parts["total"]).backward()
 
     def after_step(self, parts: Callable[[], dict[str, Tensor]]) -> None:
-        """Called after each step of the optimizer; `parts()` computes the same batch's losses
-        again."""
+        """After each step of the optimizer; `parts()` computes the same batch's losses again."""
 
     def end_epoch(self) -> dict[str, float]:
-        """Called after each epoch; what it returns goes into the history."""
+        """After each epoch; what it returns goes into the history."""
         return {}
 
 
 class LossWeighting(PlainSum):
-    """Weigh the tasks' losses by a scalarizer of torchjd: dynamic weight average, FAMO, random
-    weights and others."""
+    """Weigh the tasks' losses by a scalarizer of torchjd."""
 
     def __init__(self, scalarizer: nn.Module):
         self.scalarizer = scalarizer
@@ -66,11 +62,8 @@ class LossWeighting(PlainSum):
 
 
 class Uncertainty(PlainSum):
-    """sum_i exp(-s_i) L_i + s_i / 2 with learned s_i = log sigma_i^2 (Kendall et al. 2018, eq. 10,
-    for cross entropies).
-
-    The s_i start at 0. At the minimum over s_i the weight exp(-s_i) is 1 / (2 L_i).
-    """
+    """sum_i exp(-s_i) L_i + s_i / 2 with learned s_i = log sigma_i^2, from 0 (Kendall et al. 2018,
+    eq. 10, for cross entropies). At the minimum over s_i the weight exp(-s_i) is 1 / (2 L_i)."""
 
     def __init__(self):
         self.log_variance = torch.zeros(2)
@@ -80,26 +73,21 @@ class Uncertainty(PlainSum):
         return [self.log_variance]
 
     def backward(self, parts, model, scale):
-        scale(
-            (torch.exp(-self.log_variance) * _both(parts) + self.log_variance / 2).sum()
-        ).backward()
+        weights = torch.exp(-self.log_variance)
+        scale((weights * _both(parts) + self.log_variance / 2).sum()).backward()
 
     def end_epoch(self):
-        semantic, region = torch.exp(-self.log_variance.detach()).tolist()
-        return {"weight_semantic": semantic, "weight_region": region}
+        weights = torch.exp(-self.log_variance.detach()).tolist()
+        return {f"weight_{task}": weight for task, weight in zip(WEIGHED, weights)}
 
 
 class GradientWeighting(PlainSum):
-    """Weigh the tasks' gradients in the shared part of the model by a method of torchjd; elsewhere
-    the sum's gradient.
+    """Weigh the tasks' gradients in the shared parameters; elsewhere stands the sum's gradient.
 
-    Let row i of J be the gradient of loss i in the shared parameters. The method maps the Gramian J
-    J^T, which holds the squared norms and the inner product of the two gradients, to weights w; the
-    shared gradient becomes w J. The means over an epoch of both norms and of the cosine go into the
-    history.
-
-    Args:
-        method: a `Weighting` of torchjd, (2, 2) -> (2,).
+    Let row i of J be the gradient of loss i in the shared parameters. The method, a `Weighting` of
+    torchjd, maps the Gramian J J^T, (2, 2), which holds the squared norms and the inner product of
+    the two gradients, to weights w, (2,); the shared gradient becomes w J. The means over an epoch
+    of both norms and of the cosine go into the history.
     """
 
     def __init__(self, method: nn.Module):
@@ -108,12 +96,8 @@ class GradientWeighting(PlainSum):
 
     def backward(self, parts, model, scale):
         shared = model.shared_parameters()
-        rows = [
-            torch.autograd.grad(scale(loss), shared, retain_graph=True) for loss in _both(parts)
-        ]
-        jacobian = torch.stack(
-            [torch.cat([gradient.flatten() for gradient in row]) for row in rows]
-        )
+        rows = (torch.autograd.grad(scale(p), shared, retain_graph=True) for p in _both(parts))
+        jacobian = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
         gramian = jacobian @ jacobian.T / scale(torch.ones((), device=jacobian.device)) ** 2
         if gramian.isfinite().all():
             self.gramians.append(gramian)
@@ -123,9 +107,8 @@ class GradientWeighting(PlainSum):
         not_own = set(map(id, shared))
         own = [p for p in model.parameters() if p.requires_grad and id(p) not in not_own]
         scale(parts["total"]).backward(inputs=own)
-        for parameter, gradient in zip(
-            shared, (weights @ jacobian).split([p.numel() for p in shared])
-        ):
+        gradients = (weights @ jacobian).split([p.numel() for p in shared])
+        for parameter, gradient in zip(shared, gradients):
             parameter.grad = torch.empty_like(parameter).copy_(gradient.view(parameter.shape))
 
     def end_epoch(self):
@@ -133,57 +116,47 @@ class GradientWeighting(PlainSum):
         self.gramians = []
         norms = gramians.diagonal(dim1=1, dim2=2).sqrt()
         cosines = gramians[:, 0, 1] / norms.prod(1).clamp(min=1e-12)
-        (semantic, region), cosine = norms.mean(0).tolist(), cosines.mean().item()
-        return {"norm_semantic": semantic, "norm_region": region, "cosine": cosine}
+        means = {f"norm_{task}": norm for task, norm in zip(WEIGHED, norms.mean(0).tolist())}
+        return means | {"cosine": cosines.mean().item()}
+
+
+# Names, and the classes of torchjd: scalarizers, and weightings (whose names end so).
+LOSSES = {"DWA": "DWA", "FAMO": "FAMO", "random": "Random", "geometric mean": "GeometricMean"}
+GRADIENTS = {
+    "observed sum": "Sum",
+    "PCGrad": "PCGrad",
+    "MGDA": "MGDA",
+    "UPGrad": "UPGrad",
+    "Aligned-MTL": "AlignedMTL",
+    "IMTL-G": "IMTLG",
+    "DualProj": "DualProj",
+}
 
 
 def choose(name: str) -> PlainSum:
     """The method of that name, ready for a run of two tasks.
 
-    Raises:
-        ValueError: there is no such method.
-        ModuleNotFoundError: torchjd is not installed.
+    Raises: ValueError, there is no such method; ModuleNotFoundError, torchjd is not installed.
     """
-    if name == "sum":
-        return PlainSum()
-    if name == "uncertainty":
-        return Uncertainty()
+    written_out = {"sum": PlainSum, "uncertainty": Uncertainty}
+    if name in written_out:
+        return written_out[name]()
+    names = [*written_out, *LOSSES, *GRADIENTS]
+    if name not in names:
+        raise ValueError(f"weighting is {name!r}; expected one of: {', '.join(names)}")
     try:
         from torchjd import aggregation, scalarization
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"weighting {name!r} needs torchjd; install it with: pip install"
-            " 'torchjd[quadprog-projector]'"
-        ) from error
-    losses = {
-        "DWA": lambda: scalarization.DWA(),
-        "FAMO": lambda: scalarization.FAMO(2),
-        "random": lambda: scalarization.Random(),
-        "geometric mean": lambda: scalarization.GeometricMean(),
-    }
-    gradients = {
-        "observed sum": aggregation.SumWeighting,
-        "PCGrad": aggregation.PCGradWeighting,
-        "MGDA": aggregation.MGDAWeighting,
-        "UPGrad": aggregation.UPGradWeighting,
-        "Aligned-MTL": aggregation.AlignedMTLWeighting,
-        "IMTL-G": aggregation.IMTLGWeighting,
-        "DualProj": aggregation.DualProjWeighting,
-    }
-    if name in losses:
-        return LossWeighting(losses[name]())
-    if name in gradients:
-        return GradientWeighting(gradients[name]())
-    raise ValueError(
-        f"weighting is {name!r}; expected one of: sum, uncertainty,"
-        f" {', '.join([*losses, *gradients])}"
-    )
+        advice = "install it with: pip install 'torchjd[quadprog-projector]'"
+        raise ModuleNotFoundError(f"weighting {name!r} needs torchjd; {advice}") from error
+    if name in GRADIENTS:
+        return GradientWeighting(getattr(aggregation, f"{GRADIENTS[name]}Weighting")())
+    scalarizer = getattr(scalarization, LOSSES[name])
+    return LossWeighting(scalarizer(len(WEIGHED)) if name == "FAMO" else scalarizer())
 
 
 def _both(parts: dict[str, Tensor]) -> Tensor:
-    if parts.keys() - {"total"} != TARGET_KEYS.keys():
-        raise ValueError(
-            f"parts has {sorted(parts)}; a weighting other than the plain sum expects"
-            f" {' and '.join(TARGET_KEYS)}"
-        )
-    return torch.stack([parts[task] for task in TARGET_KEYS])
+    if parts.keys() - {"total"} != {*WEIGHED}:
+        tasks = " and ".join(WEIGHED)
+        raise ValueError(f"parts has {sorted(parts)}; all but the plain sum expects {tasks}")
+    return torch.stack([parts[task] for task in WEIGHED])

@@ -368,7 +368,7 @@ def curves(
 
     def scores(change: str, severity: int) -> dict:
         pictured = Changed(dataset, "test", change, severity, pictures)
-        return evaluation.evaluate(model, pictured, decoding, size, panoptic=False)
+        return evaluation.evaluate(model, pictured, decoding, size)
 
     result, unchanged = {}, None
     for change in changes:

@@ -336,13 +336,7 @@ def fused_maps(model, image, decoding: dict, size: tuple[int, int] | None = None
 
 def scores(model, recipe: Recipe, decoding: dict, split: str = "test") -> dict:
     """`evaluation.evaluate` on a split."""
-    return evaluation.evaluate(
-        model,
-        recipe.dataset(split),
-        decoding,
-        seen(recipe),
-        panoptic=recipe.dataset is datasets.Scenes,
-    )
+    return evaluation.evaluate(model, recipe.dataset(split), decoding, seen(recipe))
 
 
 def seen(recipe: Recipe) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ ORDER = (
     "engine.machine",
     "engine.files",
     "drawing",
+    "checks",
     "scenes",
     "datasets.base",
     "datasets.decoding",

@@ -358,7 +358,7 @@ def test_border_curves_sum_up_to_the_pixel_accuracy():
     model = tiny_model(outputs=recipes.TASKS)
     dataset = Changed(shipped, "test", "dark", 1, pictures=4)
     sums = border_curves(model, dataset, DECODING)
-    scores = evaluation.evaluate(model, dataset, DECODING, panoptic=False)
+    scores = evaluation.evaluate(model, dataset, DECODING)
     assert {*sums} == {"pixels", "wrong", "wrong_fused"}
     for wrong, task in (("wrong", "semantic"), ("wrong_fused", "fused")):
         assert 1 - sum(sums[wrong]) / sum(sums["pixels"]) == pytest.approx(
@@ -377,7 +377,7 @@ def test_curves_are_the_scores_at_every_severity():
     assert all(len(values) == 5 for values in measured.values())
     for severity in (0, 3):
         scores = evaluation.evaluate(
-            model, Changed(shipped, "test", "occlusion", severity, 3), DECODING, panoptic=False
+            model, Changed(shipped, "test", "occlusion", severity, 3), DECODING
         )
         assert measured["miou_occlusion"][severity] == scores["semantic"]["miou"]
         assert measured["miou_fused_occlusion"][severity] == scores["fused"]["miou"]

@@ -209,7 +209,7 @@ def test_where_a_batch_keeps_targets():
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_further_weight_out_of_range(value):
     with pytest.raises(
-        ValueError, match=rf"surfaces is {value}; expected a finite weight of at least 0"
+        ValueError, match=rf"surfaces is {value}; expected a finite number of at least 0"
     ):
         FusionLoss(further={"surfaces": value})
 
@@ -217,7 +217,7 @@ def test_further_weight_out_of_range(value):
 @pytest.mark.parametrize("name", ["semantic", "region", "affinity", "total"])
 def test_further_weight_of_a_task_that_has_one(name):
     with pytest.raises(
-        ValueError, match=rf"further names \['{name}'\]; alpha weighs the semantic task and beta"
+        ValueError, match=rf"further names \['{name}'\]; alpha weighs semantic and beta"
     ):
         FusionLoss(further={name: 1.0})
 

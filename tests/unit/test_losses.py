@@ -266,7 +266,7 @@ def test_regions_may_be_numbered_in_any_way():
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_task_weight_out_of_range(name, value):
-    with pytest.raises(ValueError, match=rf"{name} is {value}; expected a finite weight"):
+    with pytest.raises(ValueError, match=rf"{name} is {value}; expected a finite number"):
         FusionLoss(**{name: value})
 
 

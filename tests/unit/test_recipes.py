@@ -367,7 +367,7 @@ def test_scores_are_those_of_the_split():
         {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4},
     )
     for split in ("val", "test"):
-        expected = evaluation.evaluate(model, Blobs(split), decoding, panoptic=False)
+        expected = evaluation.evaluate(model, Blobs(split), decoding)
         np.testing.assert_equal(recipes.scores(model, RECIPE, decoding, split), expected)
     np.testing.assert_equal(recipes.scores(model, RECIPE, decoding), expected)  # the test pictures
 

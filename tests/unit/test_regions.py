@@ -358,7 +358,7 @@ def test_vote_with_certain_pixels_gives_back_the_semantic_map():
 
 
 def test_vote_of_single_pixel_regions_is_argmax():
-    scores = np.random.default_rng(0).random((4, 5, 6))
+    scores = np.log(np.random.default_rng(0).random((4, 5, 6)))
     np.testing.assert_array_equal(vote(scores, np.arange(30).reshape(5, 6)), scores.argmax(0))
 
 

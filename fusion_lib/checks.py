@@ -1,0 +1,51 @@
+"""Guards that several modules share. Each names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def integers(name: str, values) -> np.ndarray:
+    """The values as an array of whole numbers (or of truth values).
+
+    Raises:
+        TypeError: they are of another type.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind not in "biu":
+        raise TypeError(f"{name} has dtype {values.dtype}; expected integers: round and cast it")
+    return values
+
+
+def same_shape(**arrays: np.ndarray) -> None:
+    """Raise a ValueError unless all arrays have the shape of the first."""
+    (first, one), *others = arrays.items()
+    for name, other in others:
+        if other.shape != one.shape:
+            raise ValueError(
+                f"{first} has shape {one.shape} and {name} {other.shape}; expected equal shapes"
+            )
+
+
+def not_negative(**numbers: float) -> None:
+    """Raise a ValueError unless every number is finite and at least 0."""
+    for name, number in numbers.items():
+        if not 0 <= number < float("inf"):
+            raise ValueError(f"{name} is {number}; expected a finite number of at least 0")
+
+
+def probabilities(name: str, values: np.ndarray) -> None:
+    """Raise a ValueError unless all values lie in [0, 1], but for rounding."""
+    if not ((values >= -1e-6) & (values <= 1 + 1e-6)).all():
+        raise ValueError(
+            f"{name} holds {values.min()}..{values.max()}; expected numbers in [0, 1], such as the"
+            " softmax or the sigmoid of logits"
+        )
+
+
+def compact(ids: np.ndarray) -> np.ndarray:
+    """The same map with the ids 0..R-1 in the order of the old ones, int64; negative ones -1."""
+    numbers = np.full(ids.shape, -1, np.int64)
+    known = ids >= 0
+    numbers[known] = np.unique(ids[known], return_inverse=True)[1]
+    return numbers
