@@ -110,6 +110,8 @@ class FusionLoss(nn.Module):
             not in the batch.
     """
 
+    region_weights: Tensor | None
+
     def __init__(
         self,
         alpha: float = 1.0,
@@ -145,7 +147,8 @@ class FusionLoss(nn.Module):
     def total(self, parts: dict[str, Tensor]) -> Tensor:
         """The weighted sum of {task: ()}."""
         task_weights = {**self.task_weights, "affinity": self.task_weights["region"]}
-        return sum(task_weights.get(task, 1.0) * part for task, part in parts.items())
+        terms = [task_weights.get(task, 1.0) * part for task, part in parts.items()]
+        return sum(terms[1:], terms[0])
 
     def normalisers(self, tasks: Iterable[str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the sum over the pixels is divided by, {task: ()}: how many, or their weights' sum.

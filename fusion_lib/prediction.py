@@ -52,6 +52,6 @@ def _check(image: torch.Tensor) -> None:
         )
     if kind.is_floating_point and not (image.min() >= 0 and image.max() <= 1):
         raise ValueError(
-            f"image holds {image.min():.4g}..{image.max():.4g}; expected floats in [0, 1]: divide by"
-            " 255, or hand over uint8"
+            f"image holds {image.min():.4g}..{image.max():.4g}; expected floats in [0, 1]:"
+            " divide by 255, or hand over uint8"
         )

@@ -102,8 +102,8 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
         )
     if not (log_probabilities <= 1e-6).all():
         raise ValueError(
-            f"log_probabilities holds {log_probabilities.min()}..{log_probabilities.max()}; expected"
-            " logarithms of probabilities, such as the log-softmax of logits"
+            f"log_probabilities holds {log_probabilities.min()}..{log_probabilities.max()};"
+            " expected logarithms of probabilities, such as the log-softmax of logits"
         )
     if not 0 <= weight <= 1:
         raise ValueError(
@@ -116,9 +116,9 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
     means = np.stack(
         [np.bincount(flat, weights=channel.ravel()) / pixels for channel in log_probabilities]
     )
-    terms = ((1 - weight, log_probabilities), (weight, means[:, region]))
-    total = sum(share * term for share, term in terms if share)  # 0 * log 0 would be no number
-    return total.argmax(0).astype(np.int64)
+    shares = ((1 - weight, log_probabilities), (weight, means[:, region]))
+    terms = [share * term for share, term in shares if share]  # 0 * log 0 would be no number
+    return sum(terms[1:], terms[0]).argmax(0).astype(np.int64)
 
 
 def has_regions(tasks) -> bool:

@@ -135,18 +135,27 @@ def test_all_void_gives_zero_with_a_gradient():
     assert loss.item() == 0 and math.copysign(1, loss.item()) == 1 and not logits.grad.any()
 
 
+def test_pieces_divided_by_the_normaliser_of_the_whole_add_up():
+    """Also by one below 1, as several processes have it: the mean over them is taken later."""
+    logits, target = torch.randn(1, 2, 3, 3), torch.full((1, 2, 3, 3), VOID)
+    target[0, 0, 0, 0] = 1
+    alone = affinity_cross_entropy(logits, target)
+    torch.testing.assert_close(affinity_cross_entropy(logits, target, torch.tensor(0.5)), 2 * alone)
+
+
 @pytest.mark.parametrize(
     "target, message",
     [
         (torch.zeros(1, 3, 3, dtype=torch.int64), "(1, 3, 3)"),
         (torch.zeros(1, 3, 3, 3, dtype=torch.int64), "(1, 3, 3, 3)"),
+        (torch.zeros(0, 2, 3, 3, dtype=torch.int64), "(0, 2, 3, 3)"),
         (torch.full((1, 2, 3, 3), 2), "2..2"),
         (torch.full((1, 2, 3, 3), -1), "-1..-1"),
     ],
 )
 def test_loss_refuses_other_targets(target, message):
     with pytest.raises(ValueError) as caught:
-        affinity_cross_entropy(torch.zeros(1, 2, 3, 3), target)
+        affinity_cross_entropy(torch.zeros(len(target) and 1, 2, 3, 3), target)
     assert "target" in str(caught.value) and message in str(caught.value)
 
 
@@ -298,6 +307,32 @@ def test_decoding_refuses_what_are_no_affinities(probabilities, message):
     with pytest.raises(ValueError) as caught:
         decode_affinities(probabilities)
     assert "probabilities" in str(caught.value) and message in str(caught.value)
+
+
+def test_decoding_refuses_what_are_no_class_probabilities():
+    unsure, semantic = np.full((len(OFFSETS), 10, 10), 0.9), np.full((2, 10, 10), 0.5)
+    semantic[0, 1, 2] = np.nan
+    with pytest.raises(
+        ValueError, match=r"semantic holds nan\.\.nan; expected numbers in \[0, 1\]"
+    ):
+        decode_affinities(unsure, semantic=semantic, edge_weight=1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"bias": float("nan")},
+        {"bias": float("inf")},
+        {"smallest": -1},
+        {"smallest": float("nan")},
+        {"edge_weight": -1.0},
+        {"edge_weight": float("nan")},
+    ],
+)
+def test_numbers_of_the_decoding_out_of_range(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=rf"{name} is .*{wrong[name]}|{name} {wrong[name]}"):
+        decode_affinities(np.full((len(OFFSETS), 10, 10), 0.9), **wrong)
 
 
 def test_without_mwatershed_the_message_says_how_to_get_it(monkeypatch):

@@ -163,6 +163,35 @@ def test_target_of_wrong_class_is_refused(wrong):
         pixel_cross_entropy(torch.zeros(1, 3, 2, 2), target)
 
 
+def test_a_batch_of_no_picture_is_refused():
+    with pytest.raises(ValueError, match=r"logits has shape \(0, 3, 2, 2\) .*N at least 1"):
+        pixel_cross_entropy(torch.zeros(0, 3, 2, 2), torch.zeros(0, 2, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [[1.0, -1.0, 1.0], [1.0, math.nan, 1.0], [1.0, math.inf, 1.0], [1.0, 1.0], [[1.0] * 3]],
+)
+def test_class_weights_out_of_range(weight):
+    weight, logits, target = (
+        torch.tensor(weight),
+        torch.zeros(1, 3, 2, 2),
+        torch.zeros(1, 2, 2).long(),
+    )
+    with pytest.raises(
+        ValueError, match=r"weight is \[.*\]; expected 3 finite numbers of at least"
+    ):
+        pixel_cross_entropy(logits, target, weight)
+    with pytest.raises(ValueError, match=r"region_weights is \[.*\]; expected 3 finite numbers"):
+        FusionLoss(region_weights=weight)
+
+
+def test_a_class_may_weigh_nothing():
+    logits, target = torch.randn(1, 3, 1, 2), torch.tensor([[[0, 1]]])
+    weighted = pixel_cross_entropy(logits, target, torch.tensor([0.0, 2.0, 1.0]))
+    torch.testing.assert_close(weighted, pixel_cross_entropy(logits[..., 1:], target[..., 1:]))
+
+
 # --- the sum -----------------------------------------------------------------------------------
 
 
@@ -278,6 +307,17 @@ def test_target_missing_in_the_batch():
         match=r"batch has \['semantic'\]; task 'region' expects its target as 'region_target'",
     ):
         FusionLoss()(outputs, batch)
+
+
+def test_no_task_is_called_as_the_sum_is():
+    outputs, batch = fusion_case()
+    outputs["total"], batch["total"] = outputs["region"], batch["region_target"]
+    for call in (
+        lambda: FusionLoss()(outputs, batch),
+        lambda: FusionLoss().normalisers(outputs, batch),
+    ):
+        with pytest.raises(ValueError, match="a task is called 'total'"):
+            call()
 
 
 def test_unknown_task():

@@ -12,6 +12,7 @@ from examples import blobs, permuted_ids, random_region_map
 from scipy import stats
 from skimage.metrics import adapted_rand_error
 from torch import nn
+from torch.utils.data import ConcatDataset, Subset, random_split
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -19,6 +20,7 @@ from torchmetrics.classification import (
 )
 
 from fusion_lib import evaluation
+from fusion_lib.datasets import Scenes
 from fusion_lib.evaluation import evaluate, mean_scores
 from fusion_lib.intervals import bootstrap_interval, t_interval
 from fusion_lib.metrics import (
@@ -31,6 +33,7 @@ from fusion_lib.metrics import (
     partition_scores,
     semantic_scores,
 )
+from fusion_lib.models import FusionModel
 from fusion_lib.scenes import CLASSES, STUFF, THINGS, connected_regions
 from fusion_lib.targets import region_target
 
@@ -146,6 +149,27 @@ def test_shapes_that_differ(function):
         function(np.zeros((2, 3), int), np.zeros((3, 2), int))
 
 
+@pytest.mark.parametrize("name", ["truth", "prediction"])
+@pytest.mark.parametrize("dtype", [float, np.float32, complex])
+@pytest.mark.parametrize(
+    "function",
+    [lambda t, p: confusion_matrix(t, p, 4), contingency, covering, partition_scores, boundary_f],
+)
+def test_ids_that_are_no_integers(function, dtype, name):
+    """A float may be NaN, and 0.5 would be cut to 0."""
+    maps = {"truth": np.zeros((2, 3), int), "prediction": np.zeros((2, 3), int)}
+    maps[name] = maps[name].astype(dtype)
+    with pytest.raises(TypeError, match=rf"{name} has dtype {maps[name].dtype}; expected integers"):
+        function(*maps.values())
+
+
+@pytest.mark.parametrize("wrong", [255, 2**63 + 1, 10**12])
+def test_a_predicted_class_that_there_is_not_is_never_dropped(wrong):
+    prediction = np.array([[0, wrong]], np.uint64)
+    with pytest.raises(ValueError, match=rf"prediction holds 0\.\.{wrong}; expected 0\.\.3"):
+        confusion_matrix(np.zeros((1, 2), int), prediction, 4)
+
+
 # --- partitions --------------------------------------------------------------------------------
 
 
@@ -189,14 +213,10 @@ def brute_boundary_f(truth, prediction, tolerance) -> float:
         for y, x in np.ndindex(region.shape):
             for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
                 v, u = y + dy, x + dx
-                if (
-                    0 <= v < region.shape[0]
-                    and 0 <= u < region.shape[1]
-                    and truth[y, x] != -1 != truth[v, u]
-                ):
-                    if region[y, x] != region[v, u]:
-                        found.append((y, x))
-                        break
+                inside = 0 <= v < region.shape[0] and 0 <= u < region.shape[1]
+                if inside and truth[y, x] != -1 != truth[v, u] and region[y, x] != region[v, u]:
+                    found.append((y, x))
+                    break
         return found
 
     def matched(some, others):
@@ -258,6 +278,60 @@ def test_partition_scores_do_not_depend_on_the_ids(seed):
     for other in (prediction + 1, permuted_ids(prediction, seed)):
         assert partition_scores(truth, other) == pytest.approx(expected)
         assert partition_scores(permuted_ids(truth, seed), other) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_partition_scores_of_any_ids_are_those_of_compact_ones(seed):
+    """Permuted, with gaps, and so large that no memory holds an array with a place for each."""
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 12, 2)
+    maps = [rng.integers(-1, kinds, shape) for kinds in rng.integers(1, 9, 2)]
+    for dtype in (np.int16, np.int64):
+        ids = rng.permutation(np.unique(rng.integers(0, np.iinfo(dtype).max, 20, dtype)))
+        other = [np.where(one < 0, dtype(-1), ids[one]) for one in maps]
+        assert partition_scores(*other) == pytest.approx(partition_scores(*maps), nan_ok=True)
+    full = [np.maximum(one, 0) for one in maps]
+    other = [one.astype(np.uint64) * np.uint64(2**60) + np.uint64(2**63) for one in full]
+    assert partition_scores(*other) == pytest.approx(partition_scores(*full))
+
+
+@pytest.mark.parametrize("prediction", [0, 3, -1])
+def test_one_labelled_pixel(prediction):
+    """No two pixels belong together in either map: they agree, and the Rand error is 0, not NaN."""
+    truth = np.full((3, 4), -1)
+    truth[1, 2] = 5
+    scores = partition_scores(truth, np.full((3, 4), prediction))
+    assert scores["adapted_rand_error"] == 0 and scores["variation_of_information"] == 0
+    assert scores["covering"] == (prediction >= 0) and scores["boundary_f"] == 1
+
+
+def test_missed_pixels_by_hand():
+    """Of two regions of 4 pixels one is found and one missed. Covering: half of the pixels have IoU
+    1. Four segments of one pixel each leave 2 bits open for half of the pixels. 6 of 12 pairs are
+    found and none is wrong: F = 2/3. No boundary is found."""
+    truth = np.array([[0, 0, 1, 1], [0, 0, 1, 1]])
+    for missed in (-1, -9):
+        scores = partition_scores(truth, np.where(truth == 1, missed, 7))
+        assert scores["covering"] == 0.5
+        assert scores["variation_of_information"] == pytest.approx(1)
+        assert scores["adapted_rand_error"] == pytest.approx(1 / 3)
+        assert scores["boundary_f"] == 0
+    scores = partition_scores(truth, np.full((2, 4), -1))
+    assert scores["covering"] == 0 and scores["adapted_rand_error"] == 1
+    assert scores["variation_of_information"] == pytest.approx(2)
+    assert contingency(truth, np.where(truth == 1, -1, 7)).toarray().tolist() == [[4], [0]]
+
+
+@pytest.mark.parametrize("function", [contingency, covering, partition_scores, boundary_f])
+def test_a_true_id_below_void(function):
+    with pytest.raises(ValueError, match=r"truth holds -2; expected ids from 0, or void -1"):
+        function(np.array([[0, -2]]), np.zeros((1, 2), int))
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan")])
+def test_tolerance_out_of_range(tolerance):
+    with pytest.raises(ValueError, match=f"tolerance is {tolerance}; expected a finite number"):
+        boundary_f(np.zeros((2, 2), int), np.zeros((2, 2), int), tolerance)
 
 
 def test_label_0_is_not_ignored_by_the_rand_error():
@@ -433,6 +507,86 @@ def test_panoptic_quality_with_an_all_void_picture():
     assert measured([picture, void]) == pytest.approx(measured([picture]))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_panoptic_quality_does_not_depend_on_the_regions_ids(seed):
+    semantic, region, predicted_semantic, predicted = fused_map(seed)
+    expected = measured([(semantic, region, predicted_semantic, predicted)])
+    huge = (
+        np.uint64(2**63) + np.random.default_rng(seed).permutation(9).astype(np.uint64)[predicted]
+    )
+    true = permuted_ids(region, seed) * 10**14 + (region < 0) * (10**14 - 1)
+    assert set(np.unique(true[region < 0])) <= {-1}
+    assert measured([(semantic, true, predicted_semantic, huge)]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("how", ["class void", "class below 0", "region below 0"])
+def test_a_missed_segment_counts_as_missed(how):
+    """A ball found and a car missed: 1 and 0. Half of the ball missed: IoU 1/2 is no match, and the
+    half that was found is a wrong segment; the quality is 0. Two thirds found: 2/3."""
+    semantic = np.array([[6] * 6 + [5] * 4] * 2)
+    region = (semantic == 5).astype(int)
+
+    def missing(columns):
+        classes, ids = semantic.copy(), region.copy()
+        if how == "region below 0":
+            ids[:, columns] = -3
+        else:
+            classes[:, columns] = 255 if how == "class void" else -1
+        return measured([(semantic, region, classes, ids)])
+
+    assert missing(slice(6, 10)) == 0.5
+    assert missing(slice(0, 10)) == 0
+    assert missing(slice(3, 10)) == 0
+    assert missing(slice(0, 2)) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_missed_stuff_counts_as_missed():
+    semantic, region = np.array([[0] * 6 + [1] * 4]), np.zeros((1, 10), int)
+    assert measured([(semantic, region, np.where(semantic == 1, 255, 0), region)]) == 0.5
+
+
+def test_a_thing_without_a_region_is_void():
+    """Nobody knows whether it is one thing or several; stuff needs no region."""
+    semantic, region = np.array([[5, 5, 5, 5, 0, 0]]), np.array([[1, 1, -1, -1, -1, -1]])
+    predicted = np.array([[1, 1, 2, 2, 3, 3]])
+    assert measured([(semantic, region, semantic, predicted)]) == 1
+
+
+@pytest.mark.parametrize("name", ["true_semantic", "true_region", "semantic", "region"])
+def test_panoptic_quality_refuses_maps_that_do_not_fit(name):
+    maps = dict.fromkeys(
+        ("true_semantic", "true_region", "semantic", "region"), np.zeros((2, 3), int)
+    )
+    quality = PanopticQuality(THINGS, STUFF)
+    with pytest.raises(TypeError, match=rf"{name} has dtype float64; expected integers"):
+        quality.update(**{**maps, name: np.zeros((2, 3))})
+    with pytest.raises(ValueError, match=r"true_semantic has shape .*expected equal shapes"):
+        quality.update(**{**maps, name: np.zeros((3, 2), int)})
+    quality.update(**maps)
+    assert quality.compute() == 1  # nothing was counted before
+
+
+@pytest.mark.parametrize("name", ["true_semantic", "semantic"])
+def test_a_class_that_is_neither_thing_nor_stuff(name):
+    """Every wrong car was left out of the mean, and the quality was 1."""
+    maps = dict.fromkeys(
+        ("true_semantic", "true_region", "semantic", "region"), np.zeros((2, 3), int)
+    )
+    maps[name] = np.array([[0, 0, 0], [13, 9, 255]])
+    with pytest.raises(
+        ValueError, match=rf"{name} holds \[9, 13\]; expected .*things .*, or void 255"
+    ):
+        PanopticQuality(THINGS, STUFF).update(**maps)
+
+
+@pytest.mark.parametrize("things, stuff", [((), ()), ((0, 1), (1, 2)), ((1, 1), ())])
+def test_things_and_stuff_that_are_no_kinds(things, stuff):
+    with pytest.raises(
+        ValueError, match=r"things is \[.*\] and stuff \[.*\]; expected classes, each"
+    ):
+        PanopticQuality(things, stuff)
+
+
 # --- over a data set ---------------------------------------------------------------------------
 
 
@@ -565,6 +719,109 @@ def test_shipped_checkpoint_is_small_and_has_both_tasks():
 def test_evaluate_one_task():
     assert set(evaluate(ReadsTheAnswers("semantic"), Pictures(), {})) == {"semantic", "areas"}
     assert set(evaluate(ReadsTheAnswers("region"), Pictures(), {})) == {"partition"}
+
+
+def kinds(things, stuff) -> Pictures:
+    pictures = Pictures()
+    pictures.things, pictures.stuff = things, stuff
+    return pictures
+
+
+def test_evaluate_without_things_and_stuff_has_no_panoptic_quality():
+    model = ReadsTheAnswers("semantic", "region")
+    unknown = evaluate(model, kinds(None, None), DECODING)
+    assert set(unknown) == {"semantic", "voted", "fused", "partition", "areas"}
+    assert set(unknown["areas"]) == {"covering"}
+    foreign = Pictures()
+    foreign.__class__ = type("Foreign", (), {**vars(Pictures)})
+    del type(foreign).things, type(foreign).stuff
+    np.testing.assert_equal(evaluate(model, foreign, DECODING), unknown)
+
+
+def test_evaluate_takes_things_and_stuff_from_the_data_set_or_the_arguments():
+    model, everything = Unsure("semantic", "region"), tuple(range(8))
+    own, other = (
+        evaluate(model, Pictures(), DECODING),
+        evaluate(model, kinds(everything, None), DECODING),
+    )
+    assert own["panoptic_quality"] != other["panoptic_quality"]
+    assert own["areas"]["panoptic_quality"] != other["areas"]["panoptic_quality"]
+    for data in (Pictures(), kinds(None, None)):
+        told = evaluate(model, data, DECODING, things=everything)
+        np.testing.assert_equal(told, other)
+        np.testing.assert_equal(evaluate(model, data, DECODING, None, THINGS, STUFF), own)
+
+
+def test_evaluate_names_a_label_that_is_neither_thing_nor_stuff():
+    with pytest.raises(
+        ValueError, match=r"true_semantic holds \[.*\]; expected .*things \[5, 6, 7\]"
+    ):
+        evaluate(ReadsTheAnswers("semantic"), Pictures(), {}, things=(5, 6, 7))
+
+
+class Answers(nn.Module):
+    """Answers with given maps, whatever the picture."""
+
+    def __init__(self, semantic, target, classes: int):
+        super().__init__()
+        self.weight, self.classes = nn.Parameter(torch.zeros(1)), classes
+        self.maps = torch.as_tensor(semantic), torch.as_tensor(target)
+
+    def forward(self, images):
+        semantic, region = (
+            20.0 * nn.functional.one_hot(labels, count).movedim(-1, 0)[None]
+            for labels, count in zip(self.maps, (self.classes, 3))
+        )
+        return {"semantic": semantic, "region": region + self.weight}
+
+
+def own_data(classes: int, semantic, region, things, stuff) -> Pictures:
+    data = kinds(things, stuff)
+    data.classes = tuple(map(str, range(classes)))
+    image = torch.zeros(3, *semantic.shape)
+    data.samples = [{"image": image, "semantic": semantic, "region": region}]
+    return data
+
+
+def test_panoptic_quality_of_own_classes():
+    """Two touching cells on a background: as the classes of the scenes, cell is a stuff and
+    background another. Not parted, they are one segment of IoU 1/2: no match."""
+    semantic, region = np.zeros((32, 64), int), np.zeros((32, 64), int)
+    semantic[8:24, 8:56], region[8:24, 8:32], region[8:24, 32:56] = 1, 1, 2
+    data = own_data(2, semantic, region, things=(1,), stuff=(0,))
+    decoding = {"smoothing": 0.5, "threshold": 0.5, "vote_weight": 0.0}
+    parted = Answers(semantic, region_target(region, 2.0), 2)
+    whole = Answers(semantic, region_target(semantic, 2.0), 2)
+    assert evaluate(parted, data, decoding)["panoptic_quality"] > 0.95
+    assert evaluate(whole, data, decoding)["panoptic_quality"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_panoptic_quality_where_every_car_is_wrong():
+    """19 classes as in Cityscapes, car is 13 and is called road, 0."""
+    semantic, region = np.zeros((16, 32), int), np.zeros((16, 32), int)
+    semantic[4:12, 8:24] = 13
+    region[semantic == 13] = 1
+    data = own_data(19, semantic, region, tuple(range(11, 19)), tuple(range(11)))
+    scores = evaluate(Answers(0 * semantic, region_target(region, 2.0), 19), data, DECODING)
+    assert scores["panoptic_quality"] == pytest.approx(384 / 512 / 2)
+
+
+def test_evaluate_finds_classes_things_and_stuff_behind_what_torch_wraps():
+    """Pictures of the shipped scenes: one subset, and the same in two parts."""
+    scenes, model = Scenes("test"), FusionModel({"semantic": 8, "region": 3}, width=4)
+    few = Subset(scenes, [3, 5, 8])
+    expected = evaluate(model, few, DECODING)
+    assert "panoptic_quality" in expected
+    parts = ConcatDataset([Subset(scenes, [3]), Subset(few, [1, 2])])
+    np.testing.assert_equal(evaluate(model, parts, DECODING), expected)
+    half, _ = random_split(few, [2, 1], generator=torch.Generator().manual_seed(0))
+    same = Subset(scenes, [few.indices[index] for index in half.indices])
+    np.testing.assert_equal(evaluate(model, half, DECODING), evaluate(model, same, DECODING))
+
+
+def test_evaluate_of_no_picture():
+    with pytest.raises(ValueError, match="dataset is empty; expected at least one picture"):
+        evaluate(ReadsTheAnswers("semantic"), Subset(Scenes("test"), []), {})
 
 
 def test_evaluate_hands_decoding_and_size_on(monkeypatch):

@@ -109,6 +109,45 @@ def test_border_between_two_cores_lies_on_the_ridge():
     assert (region[:, :14] == region[0, 0]).all() and (region[:, 15:] == region[0, -1]).all()
 
 
+@pytest.mark.parametrize("rim, last", [(0.9, 6), (0.5, 14)])
+def test_a_rim_is_half_a_barrier(rim, last):
+    """A barrier of rim alone on column 6 is p / 2 = 0.45 or 0.25 high, one of boundary alone on
+    column 14 is 0.3: the border lies on the higher one."""
+    probabilities = np.zeros((3, 5, 21))
+    probabilities[CORE] = 1.0
+    probabilities[:, :, 3:18] = np.array([0.0, 0.0, 0.4])[:, None, None]  # plain: no marker
+    probabilities[RIM, :, 6] = rim
+    probabilities[BOUNDARY, :, 14] = 0.3
+    region = decode_regions(probabilities, smoothing=0.0)
+    assert region.max() == 1
+    assert (region[:, :last] == region[0, 0]).all()
+    assert (region[:, last + 1 :] == region[0, -1]).all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -0.1, 1.1, np.inf])
+@pytest.mark.parametrize("name", ["probabilities", "semantic"])
+def test_what_is_no_probability(name, wrong):
+    """One pixel is enough; logits and log-probabilities are what it is by mistake."""
+    given = {"probabilities": random_probabilities(0), "semantic": random_semantic(0)}
+    given[name][1, 2, 3] = wrong
+    with pytest.raises(ValueError, match=rf"{name} holds .*; expected numbers in \[0, 1\]"):
+        decode_regions(**given, edge_weight=0.5)
+
+
+def test_rounding_beside_0_and_1_is_no_fault():
+    region = blobs(0)
+    probabilities = one_hot(region_target(region, 3), 3).astype(np.float32)
+    expected = decode_regions(probabilities)
+    np.testing.assert_array_equal(decode_regions(probabilities * (1 + 1e-7)), expected)
+
+
+@pytest.mark.parametrize("wrong", [-0.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["smoothing", "threshold", "edge_weight"])
+def test_numbers_of_the_decoding_out_of_range(name, wrong):
+    with pytest.raises(ValueError, match=rf"{name} is {wrong}; expected a finite number of at"):
+        decode_regions(random_probabilities(0), semantic=random_semantic(0), **{name: wrong})
+
+
 def test_threshold_decides_what_is_a_marker():
     probabilities = one_hot(region_target(blobs(0), 3), 3, 0.8)
     assert decode_regions(probabilities, smoothing=0.0, threshold=0.75).max() == 5
@@ -347,6 +386,32 @@ def test_class_that_is_ruled_out_is_not_chosen(weight):
     assert vote(scores, np.zeros((1, 3), int), weight).tolist() == [
         [0, 1, 0] if weight == 0 else [1, 1, 1]
     ]
+
+
+@pytest.mark.parametrize("factor, dtype", [(10**6, np.int64), (2**58, np.uint64)])
+@pytest.mark.parametrize("weight", [0.4, 1.0])
+def test_vote_with_astronomical_ids(weight, factor, dtype):
+    """They cost no memory: only which pixels share one counts."""
+    region = blobs(2) + 1
+    scores = np.log(random_semantic(2, region.shape))
+    expected = vote(scores, region, weight)
+    np.testing.assert_array_equal(
+        vote(scores, region.astype(dtype) * dtype(factor), weight), expected
+    )
+
+
+@pytest.mark.parametrize("dtype", [float, np.float32, complex, object])
+def test_vote_refuses_ids_that_are_no_integers(dtype):
+    with pytest.raises(TypeError, match=r"region has dtype .*; expected integers"):
+        vote(np.zeros((2, 3, 3)), np.zeros((3, 3), dtype))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 0.5, np.inf])
+def test_vote_refuses_what_are_no_log_probabilities(wrong):
+    scores = np.log(random_semantic(0))
+    scores[1, 2, 3] = wrong
+    with pytest.raises(ValueError, match=r"log_probabilities holds .*; expected logarithms"):
+        vote(scores, np.zeros(scores.shape[1:], int))
 
 
 def test_vote_with_certain_pixels_gives_back_the_semantic_map():
