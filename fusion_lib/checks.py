@@ -6,11 +6,7 @@ import numpy as np
 
 
 def integers(name: str, values) -> np.ndarray:
-    """The values as an array of whole numbers (or of truth values).
-
-    Raises:
-        TypeError: they are of another type.
-    """
+    """The values as an array, if they are whole numbers or truth values; else a TypeError."""
     values = np.asarray(values)
     if values.dtype.kind not in "biu":
         raise TypeError(f"{name} has dtype {values.dtype}; expected integers: round and cast it")
@@ -45,7 +41,11 @@ def probabilities(name: str, values: np.ndarray) -> None:
 
 def compact(ids: np.ndarray) -> np.ndarray:
     """The same map with the ids 0..R-1 in the order of the old ones, int64; negative ones -1."""
-    numbers = np.full(ids.shape, -1, np.int64)
-    known = ids >= 0
-    numbers[known] = np.unique(ids[known], return_inverse=True)[1]
+    numbers, known = np.full(ids.shape, -1, np.int64), ids >= 0
+    found = ids[known]
+    if found.max(initial=0) < ids.size:  # to count is quicker than to sort, and fits the memory
+        found = found.astype(np.int64)
+        numbers[known] = (np.bincount(found) > 0).cumsum()[found] - 1
+    else:
+        numbers[known] = np.unique(found, return_inverse=True)[1]
     return numbers

@@ -6,15 +6,9 @@ from collections.abc import Collection
 
 import numpy as np
 
+from fusion_lib import metrics
 from fusion_lib.datasets import attribute
 from fusion_lib.losses import ALL_TARGET_KEYS
-from fusion_lib.metrics import (
-    PanopticQuality,
-    confusion_matrix,
-    covering,
-    partition_scores,
-    semantic_scores,
-)
 from fusion_lib.prediction import predict
 from fusion_lib.regions import decode, fuse, has_regions, vote
 from fusion_lib.scenes import connected_regions
@@ -55,7 +49,7 @@ def evaluate(
     if things is None and stuff is None:
         things, stuff = _kind(dataset, "things"), _kind(dataset, "stuff")
     names = () if things is None and stuff is None else ("voted", "areas")
-    quality = {name: PanopticQuality(things or (), stuff or ()) for name in names}
+    quality = {name: metrics.PanopticQuality(things or (), stuff or ()) for name in names}
     confusions: dict[str, np.ndarray] = {}
     partitions, areas_covering = [], []
     for index in range(len(dataset)):
@@ -68,15 +62,15 @@ def evaluate(
                 maps["voted"] = vote(outputs["semantic"], region)
             else:
                 region = decode(outputs, **decoding)
-            partitions.append(partition_scores(true_region, region))
+            partitions.append(metrics.partition_scores(true_region, region))
         if "semantic" in outputs:
             maps["semantic"] = outputs["semantic"].argmax(0)
             areas = connected_regions(maps["semantic"])
-            areas_covering.append(covering(true_region, areas))
-        if quality and "semantic" in outputs:
-            quality["areas"].update(true_semantic, true_region, maps["semantic"], areas)
-            if "voted" in maps:
-                quality["voted"].update(true_semantic, true_region, maps["voted"], region)
+            areas_covering.append(metrics.covering(true_region, areas))
+            if quality:
+                quality["areas"].update(true_semantic, true_region, maps["semantic"], areas)
+        if quality and "voted" in maps:
+            quality["voted"].update(true_semantic, true_region, maps["voted"], region)
         pairs = {name: (true_semantic, labels, num_classes) for name, labels in maps.items()}
         for task in (task for task in outputs if task not in ALL_TARGET_KEYS):
             if task not in sample:
@@ -85,8 +79,10 @@ def evaluate(
                 )
             pairs[task] = sample[task], outputs[task].argmax(0), len(outputs[task])
         for name, pair in pairs.items():
-            confusions[name] = confusions.get(name, 0) + confusion_matrix(*pair)
-    scores: dict = {name: semantic_scores(confusion) for name, confusion in confusions.items()}
+            confusions[name] = confusions.get(name, 0) + metrics.confusion_matrix(*pair)
+    scores: dict = {
+        name: metrics.semantic_scores(confusion) for name, confusion in confusions.items()
+    }
     if partitions:
         scores["partition"] = mean_scores(partitions)
     if areas_covering:

@@ -22,8 +22,7 @@ def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> 
 
 
 def t_interval(values, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean: mean -+ t_{n-1} s / sqrt(n). Arguments and errors as
-    `bootstrap_interval`."""
+    """Student's t interval of the mean, mean -+ t_{n-1} s / sqrt(n); as `bootstrap_interval`."""
     from scipy import stats
 
     values = _sample(values)

@@ -341,8 +341,7 @@ def test_without_mwatershed_the_message_says_how_to_get_it(monkeypatch):
         decode_affinities(true_probabilities(blobs(0)))
 
 
-# --- with the rest of the package
-# ------------------------------------------------------------------
+# --- with the rest of the package ----------------------------------------------------------------
 
 
 def affinity_loaders():

@@ -548,7 +548,7 @@ def test_missed_stuff_counts_as_missed():
 def test_a_thing_without_a_region_is_void():
     """Nobody knows whether it is one thing or several; stuff needs no region."""
     semantic, region = np.array([[5, 5, 5, 5, 0, 0]]), np.array([[1, 1, -1, -1, -1, -1]])
-    predicted = np.array([[1, 1, 2, 2, 3, 3]])
+    predicted = np.array([[1, 1, 1, 1, 3, 3]])
     assert measured([(semantic, region, semantic, predicted)]) == 1
 
 
