@@ -1,17 +1,12 @@
-"""Figures that look the same everywhere: opaque white, colour-blind-safe, and checkable by numbers.
-
-A figure cannot be compared pixel by pixel between machines, so every function returns a `Drawn`:
-what was drawn, in words and numbers, which a cell can print and a test can compare.
-"""
+"""Figures that look the same everywhere: opaque white and colour-blind-safe."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 
+from fusion_lib import summaries
 from fusion_lib.intervals import bootstrap_interval
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
 from fusion_lib.targets import REGION_CLASSES, boundary_mask
@@ -40,16 +35,6 @@ REGION_TARGET_COLOURS = np.array([(0.05, 0.05, 0.05), (230, 159, 0), (245, 240, 
 REGION_TARGET_COLOURS[1:] /= 255
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What a figure shows: titles of its panels, entries of its legend, and the range of each
-    panel's values."""
-
-    titles: tuple[str, ...]
-    legend: tuple[str, ...]
-    ranges: tuple[tuple[float, float], ...]
-
-
 def use_style() -> None:
     """Opaque white figures (readable on a dark page), 10-point text, 80 dots an inch to keep
     notebooks small."""
@@ -65,6 +50,7 @@ def use_style() -> None:
             "image.interpolation": "nearest",
         }
     )
+    summaries.register()
 
 
 def colour_classes(labels: np.ndarray) -> np.ndarray:
@@ -123,7 +109,7 @@ def show(
     legend: tuple[str, ...] = (),
     columns: int = 4,
     panel: float = 2.4,
-) -> Drawn:
+) -> None:
     """Show pictures side by side.
 
     Args:
@@ -165,13 +151,9 @@ def show(
         rect=(0, (0.1 + 0.17 * lines) / figure.get_figheight() if legend else 0, 1, 1)
     )
     plt.show()
-    ranges = tuple(
-        (round(float(p.min()), 3), round(float(p.max()), 3)) for p in map(_image, panels.values())
-    )
-    return Drawn(tuple(panels), tuple(legend), ranges)
 
 
-def show_history(history: list[dict]) -> Drawn:
+def show_history(history: list[dict]) -> None:
     """Training and validation loss of each part over the epochs, and the validation mIoU of each
     task."""
     names = tuple(name.removeprefix("train_") for name in history[0] if name.startswith("train_"))
@@ -193,10 +175,10 @@ def show_history(history: list[dict]) -> Drawn:
         )
     axes[0][-1].set(title="val mIoU of pixel classes", xlabel="epoch", ylim=(0, 1))
     axes[0][-1].legend(frameon=False)
-    return _finish(figure, axes.flat)
+    _finish(figure)
 
 
-def show_curve(curves: dict[str, list], title: str, xlabel: str, ylabel: str) -> Drawn:
+def show_curve(curves: dict[str, list], title: str, xlabel: str, ylabel: str) -> None:
     """Lines over the index 1, 2, ...: {series: values}."""
     figure, axis = plt.subplots(figsize=(5, 2.8))
     for (series, values), style in zip(curves.items(), ("-", "--", ":", "-.") * len(curves)):
@@ -204,10 +186,10 @@ def show_curve(curves: dict[str, list], title: str, xlabel: str, ylabel: str) ->
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if len(curves) > 1:
         axis.legend(frameon=False)
-    return _finish(figure, [axis])
+    _finish(figure)
 
 
-def show_bars(values: dict[str, dict[str, float]], title: str, ylabel: str) -> Drawn:
+def show_bars(values: dict[str, dict[str, float]], title: str, ylabel: str) -> None:
     """Grouped bars with their values: {series: {category: value}}; hatches tell the series apart
     without colour."""
     figure, axis = plt.subplots(
@@ -230,12 +212,12 @@ def show_bars(values: dict[str, dict[str, float]], title: str, ylabel: str) -> D
     axis.margins(y=0.12)
     if len(values) > 1:
         axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-    return _finish(figure, [axis])
+    _finish(figure)
 
 
 def show_intervals(
     values: dict[str, list[float]], title: str, xlabel: str, zero: bool = False
-) -> Drawn:
+) -> None:
     """One line a name: a small circle for each run, a diamond at the mean, a bar over its 95%
     bootstrap interval.
 
@@ -259,16 +241,16 @@ def show_intervals(
     axis.set_yticks(range(len(values)), values)
     axis.set_ylim(len(values) - 0.5, -0.5)
     axis.set(title=title, xlabel=xlabel)
-    return _finish_across(figure, [axis])
+    _finish(figure)
 
 
 def show_severities(
     curves: dict[str, dict[float, list[float]]], title: str, xlabel: str, ylabel: str, axis=None
-) -> Drawn | None:
+) -> None:
     """Lines through the means over runs, with their 95% bootstrap intervals: {series: {x: one value
     a run}}.
 
-    Args: axis, one of a larger figure to draw into; nothing is shown or returned then.
+    Args: axis, one of a larger figure to draw into; nothing is shown then.
     """
     alone = axis is None
     if alone:
@@ -293,15 +275,14 @@ def show_severities(
         )
     axis.set_title(title, fontsize=10)
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    if not alone:
-        return None
-    axis.legend(frameon=False, fontsize=9)
-    return _finish(figure, [axis])
+    if alone:
+        axis.legend(frameon=False, fontsize=9)
+        _finish(figure)
 
 
 def show_points(
     points: dict[str, tuple[list[float], list[float]]], title: str, xlabel: str, ylabel: str
-) -> Drawn:
+) -> None:
     """A scatter of means, with whiskers from the lowest to the highest run: {name: (x of each run,
     y of each run)}."""
     figure, axis = plt.subplots(figsize=(6.6, 4.2))
@@ -321,10 +302,10 @@ def show_points(
         )
     axis.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-    return _finish(figure, [axis])
+    _finish(figure)
 
 
-def show_matrix(values: np.ndarray, names: tuple[str, ...], title: str) -> Drawn:
+def show_matrix(values: np.ndarray, names: tuple[str, ...], title: str) -> None:
     """A square matrix of shares in [0, 1], with each number written into its cell."""
     figure, axis = plt.subplots(figsize=(0.62 * len(names) + 1.4, 0.5 * len(names) + 1.4))
     axis.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -341,32 +322,12 @@ def show_matrix(values: np.ndarray, names: tuple[str, ...], title: str) -> Drawn
     axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axis.set_yticks(range(len(names)), names)
     axis.set_title(title, fontsize=10)
+    _finish(figure)
+
+
+def _finish(figure) -> None:
     figure.tight_layout()
     plt.show()
-    return Drawn(
-        (title,), tuple(names), ((round(float(values.min()), 3), round(float(values.max()), 3)),)
-    )
-
-
-def _finish(figure, axes) -> Drawn:
-    axes = list(axes)
-    figure.tight_layout()
-    plt.show()
-    labels = tuple(
-        dict.fromkeys(label for axis in axes for label in axis.get_legend_handles_labels()[1])
-    )
-    ranges = tuple(tuple(round(float(v), 3) for v in axis.dataLim.intervaly) for axis in axes)
-    return Drawn(tuple(axis.get_title() for axis in axes), labels, ranges)
-
-
-def _finish_across(figure, axes) -> Drawn:
-    """As `_finish`, for figures whose values run from left to right: the ranges are those of x, the
-    legend the rows."""
-    figure.tight_layout()
-    plt.show()
-    names = tuple(label.get_text() for axis in axes for label in axis.get_yticklabels())
-    ranges = tuple(tuple(round(float(v), 3) for v in axis.dataLim.intervalx) for axis in axes)
-    return Drawn(tuple(axis.get_title() for axis in axes), names, ranges)
 
 
 def _image(picture) -> np.ndarray:

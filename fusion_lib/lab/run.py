@@ -285,7 +285,7 @@ def execute(notebook, name: str, folder: Path) -> None:
     )
     client = NotebookClient(
         notebook,
-        timeout=600,
+        timeout=1800,
         kernel_name="python3",
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(folder)}},

@@ -50,6 +50,7 @@ ORDER = (
     "metrics",
     "evaluation",
     "intervals",
+    "summaries",
     "plots",
     "lab.rivals",
     "lab.recipes",

@@ -3,6 +3,7 @@ none."""
 
 from __future__ import annotations
 
+import lessons
 import make_bad
 import pytest
 import rules
@@ -16,7 +17,7 @@ RULE_NAMES = [rule.__name__ for rule in rules.RULES]
 
 def complaints_about(name: str) -> dict[str, list[str]]:
     content = make_bad.text_of(NOTEBOOKS[name]).encode()
-    lesson = rules.parse(make_bad.FOLDER / f"00_{name}.ipynb", content)
+    lesson = lessons.parse(make_bad.FOLDER / f"00_{name}.ipynb", content)
     found = {rule.__name__: rule(lesson) for rule in rules.RULES}
     return {rule: complaints for rule, complaints in found.items() if complaints}
 

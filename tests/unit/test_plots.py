@@ -1,4 +1,4 @@
-"""Figures, tested by the numbers they report and the pixels of the colour maps."""
+"""Figures, tested by what Matplotlib holds of them and by the pixels of the colour maps."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,7 +6,6 @@ import pytest
 from examples import blobs, random_region_map
 
 from fusion_lib import plots
-from fusion_lib.plots import Drawn
 from fusion_lib.scenes import CLASSES
 from fusion_lib.targets import REGION_CLASSES, boundary_mask, region_target
 
@@ -104,19 +103,32 @@ def test_maps_are_not_changed_by_drawing():
     np.testing.assert_array_equal(region, before)
 
 
+def titles() -> list[str]:
+    return [axis.get_title() for axis in plt.gcf().axes]
+
+
+def ranges(number: int) -> list[list[float]]:
+    """Lowest and highest value that each panel of the figure shows, along one axis."""
+    return [axis.dataLim.get_points()[:, number].round(6).tolist() for axis in plt.gcf().axes]
+
+
+def legends() -> list[list[str]]:
+    return [axis.get_legend_handles_labels()[1] for axis in plt.gcf().axes]
+
+
 # --- figures -----------------------------------------------------------------------------------
 
 
-def test_show_reports_what_it_drew():
+def test_show_draws_titles_and_legend():
     panels = {
         "photo": np.full((4, 6, 3), 128, np.uint8),
         "values": np.linspace(0, 0.75, 24).reshape(4, 6),
     }
-    drawn = plots.show(panels, legend=CLASSES[:3])
-    assert drawn == Drawn(
-        ("photo", "values"), ("sky", "ground", "water"), ((128.0, 128.0), (0.0, 0.75))
-    )
+    plots.show(panels, legend=CLASSES[:3])
     figure = plt.gcf()
+    for axis, picture in zip(figure.axes, panels.values()):
+        np.testing.assert_array_equal(axis.images[0].get_array(), picture)
+    assert figure.axes[1].images[0].get_clim() == (0, 0.75)
     assert [axis.get_title() for axis in figure.axes] == ["photo", "values"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(CLASSES[:3])
     for patch, colour in zip(figure.legends[0].get_patches(), plots.PALETTE):
@@ -140,9 +152,10 @@ def test_show_legend_of_the_region_target_has_its_own_colours():
 
 @pytest.mark.parametrize("count, columns", [(1, 4), (4, 4), (5, 4), (3, 1)])
 def test_show_wraps_rows_and_leaves_no_empty_frames(count, columns):
-    drawn = plots.show({f"panel {k}": np.zeros((4, 4)) for k in range(count)}, columns=columns)
-    assert len(drawn.titles) == len(drawn.ranges) == count and drawn.legend == ()
+    plots.show({f"panel {k}": np.zeros((4, 4)) for k in range(count)}, columns=columns)
     axes = plt.gcf().axes
+    assert [title for title in titles() if title] == [f"panel {k}" for k in range(count)]
+    assert plt.gcf().legends == []
     assert sum(bool(axis.images) for axis in axes) == count
     assert not any(axis.axison for axis in axes)
 
@@ -167,10 +180,10 @@ def test_nothing_of_a_figure_is_clipped(legend):
 
 
 def test_show_history_of_one_task():
-    drawn = plots.show_history(HISTORY)
-    assert drawn.titles == ("total loss", "semantic loss", "val mIoU of pixel classes")
-    assert drawn.legend == ("train", "val", "semantic")
-    assert drawn.ranges == ((1.0, 3.5), (1.0, 2.5), (0.2, 0.4))
+    plots.show_history(HISTORY)
+    assert titles() == ["total loss", "semantic loss", "val mIoU of pixel classes"]
+    assert legends() == [["train", "val"], ["train", "val"], ["semantic"]]
+    assert ranges(1) == [[1.0, 3.5], [1.0, 2.5], [0.2, 0.4]]
     lines = plt.gcf().axes[0].lines
     np.testing.assert_allclose(
         lines[0].get_xdata(), [1, 2, 3]
@@ -188,22 +201,17 @@ def test_show_history_of_a_real_run():
     from fusion_lib.training import train
 
     history = train(tiny_model(), FusionLoss(), *tiny_loaders(), epochs=2, device=None)
-    drawn = plots.show_history(history)
-    assert drawn.titles == (
-        "total loss",
-        "semantic loss",
-        "region loss",
-        "val mIoU of pixel classes",
-    )
-    assert drawn.legend == ("train", "val", "semantic", "region")
+    plots.show_history(history)
+    assert titles() == ["total loss", "semantic loss", "region loss", "val mIoU of pixel classes"]
+    assert legends()[-1] == ["semantic", "region"]
 
 
 def test_show_bars():
-    drawn = plots.show_bars(
+    plots.show_bars(
         {"fused": {"sky": 0.9, "car": 0.4}, "single": {"sky": 0.8, "car": 0.5}}, "IoU", "share"
     )
-    assert drawn.titles == ("IoU",) and drawn.legend == ("fused", "single")
-    assert drawn.ranges == ((0.0, 0.9),)
+    assert titles() == ["IoU"] and legends() == [["fused", "single"]]
+    assert ranges(1) == [[0.0, 0.9]]
     axis = plt.gcf().axes[0]
     assert [bar.get_height() for bars in axis.containers for bar in bars] == [0.9, 0.4, 0.8, 0.5]
     assert [label.get_text() for label in axis.get_xticklabels()] == [
@@ -225,7 +233,24 @@ def test_style_is_white_and_legible():
     assert plt.rcParams["font.size"] >= 9 and plt.rcParams["image.interpolation"] == "nearest"
 
 
-def test_drawing_leaves_nothing_on_standard_output(capsys):
-    plots.show({"a": np.zeros((4, 4))})
-    plots.show_history(HISTORY)
+CALLS = {
+    "show": ({"a": np.zeros((4, 4))},),
+    "show_history": (HISTORY,),
+    "show_curve": ({"a": [1, 2]}, "title", "x", "y"),
+    "show_bars": ({"a": {"b": 1.0}}, "title", "y"),
+    "show_intervals": ({"a": [1.0, 2.0]}, "title", "x"),
+    "show_severities": ({"a": {1: [1.0, 2.0], 2: [2.0]}}, "title", "x", "y"),
+    "show_points": ({"a": ([1.0, 2.0], [3.0, 4.0])}, "title", "x", "y"),
+    "show_matrix": (np.eye(2), ("a", "b"), "title"),
+}
+
+
+def test_all_figures_are_called_below():
+    assert set(CALLS) == {name for name in vars(plots) if name.startswith("show")}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_drawing_returns_and_prints_nothing(name, capsys):
+    assert getattr(plots, name)(*CALLS[name]) is None
     assert capsys.readouterr().out == ""
+    assert plt.gcf().axes

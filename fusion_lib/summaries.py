@@ -1,0 +1,163 @@
+"""What a figure shows, in words and numbers, to travel beside its picture.
+
+Pictures cannot be compared between machines pixel by pixel. A summary can: it names what is drawn
+and holds a coarse fingerprint of it, which differs by little where the last digits of data do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from itertools import groupby
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.category import StrCategoryFormatter
+from matplotlib.collections import Collection, PathCollection
+from matplotlib.colors import to_rgba_array
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.image import AxesImage
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+MIME = "application/vnd.fusion.figure+json"
+GRID, SAMPLES = 8, 24  # blocks along each side of an image; values kept of everything else
+DRAWN = (Line2D, Patch, Collection, AxesImage)
+NAMES = (FixedFormatter, FuncFormatter, StrCategoryFormatter)  # ticks with names, not with numbers
+
+
+def register() -> None:
+    """Let IPython, where it runs, add the summary to every figure that it displays."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+    from IPython.core.formatters import BaseFormatter  # the library works without IPython
+
+    formatter = BaseFormatter(parent=shell.display_formatter)
+    formatter.format_type, formatter.print_method = MIME, "_fusion_figure_"
+    # For the base class: the inline backend takes away what is registered for Figure.
+    formatter.for_type(FigureBase, lambda it: json.dumps(summary(it), separators=(",", ":")))
+    shell.display_formatter.formatters[MIME] = formatter
+
+
+def summary(figure: Figure | None = None) -> dict:
+    """A figure (by default the current one) as words, counts (int), and numbers (float).
+
+    Colours are in [0, 1], three numbers each; images give the mean colour of `GRID` x `GRID`
+    blocks, after colour map and limits. Everything else gives its points in the units of the
+    axes; where there are more than `SAMPLES`, means of neighbours.
+    """
+    figure = figure or plt.gcf()
+    return {
+        "title": figure.get_suptitle(),
+        "legends": [_legend(legend) for legend in figure.legends],
+        "panels": [_panel(axes) for axes in figure.axes],
+    }
+
+
+def _panel(axes: Axes) -> dict:
+    frame = {axes.patch, *axes.spines.values()}
+    drawn = [a for a in axes.get_children() if isinstance(a, DRAWN) and a not in frame]
+    legend = axes.get_legend()
+    return {
+        "title": axes.get_title(),
+        "axes": [
+            _axis(axis, limits)
+            for axis, limits in zip((axes.xaxis, axes.yaxis), axes.dataLim.get_points().T)
+        ],
+        "legends": [_legend(legend)] if legend else [],
+        "texts": [re.sub(r"\d+", "#", text.get_text()) for text in axes.texts],  # drawn as data too
+        "drawn": [_artists(list(group)) for _, group in groupby(drawn, type)],
+    }
+
+
+def _axis(axis: Axis, limits: np.ndarray) -> dict:
+    named = isinstance(axis.get_major_formatter(), NAMES)
+    return {
+        "label": axis.get_label_text(),
+        "scale": axis.get_scale(),
+        "names": [label.get_text() for label in axis.get_ticklabels()] if named else [],
+        "range": _numbers(limits),
+        "view": _numbers(axis.get_view_interval()),
+    }
+
+
+def _legend(legend: Legend) -> dict:
+    colours = [_colours(handle)[:1] for handle in legend.legend_handles]
+    names = [text.get_text() for text in legend.get_texts()]
+    return {"names": names, "colours": _numbers(np.concatenate([np.empty((0, 3)), *colours]), 2)}
+
+
+def _artists(artists: list) -> dict:
+    kind = type(artists[0]).__name__
+    points = np.concatenate([_points(artist) for artist in artists])
+    x, y = _coarse(points).T
+    colours = [_colours(artist) for artist in artists]
+    if kind != "AxesImage":
+        colours = [_coarse(np.concatenate(colours))]
+    return {
+        "kind": kind,
+        "count": len(artists),
+        "points": len(points),
+        "styles": list(dict.fromkeys(_style(artist) for artist in artists)),
+        "x": _numbers(x),
+        "y": _numbers(y),
+        "colours": _numbers(np.concatenate(colours), 2),
+    }
+
+
+def _points(artist: Artist) -> np.ndarray:
+    """(N, 2) x and y of what an artist draws; of an image or a bar, two corners."""
+    if isinstance(artist, Line2D):
+        return np.asarray(artist.get_xydata(), float)
+    if isinstance(artist, AxesImage):
+        return np.array(artist.get_extent(), float).reshape(2, 2).T
+    if isinstance(artist, PathCollection):
+        return np.ma.filled(artist.get_offsets().astype(float), np.nan)
+    if isinstance(artist, Patch):
+        return artist.get_path().get_extents(artist.get_patch_transform()).get_points()
+    return np.concatenate([np.empty((0, 2)), *(path.vertices for path in artist.get_paths())])
+
+
+def _colours(artist: Artist) -> np.ndarray:
+    """(N, 3) colours of an artist, mixed with white where it is transparent."""
+    if isinstance(artist, AxesImage):
+        colours = artist.to_rgba(artist.get_array())
+        rows = np.array_split(colours, min(GRID, len(colours)))
+        blocks = [b for row in rows for b in np.array_split(row, min(GRID, row.shape[1]), axis=1)]
+        colours = np.array([block.mean((0, 1)) for block in blocks])
+    elif isinstance(artist, Line2D):
+        colours = to_rgba_array(artist.get_color())
+    elif isinstance(artist, (Patch, Collection)):
+        if isinstance(artist, Collection):
+            artist.update_scalarmappable()
+        faces = to_rgba_array(artist.get_facecolor())
+        colours = faces if faces[:, 3:].any() else to_rgba_array(artist.get_edgecolor())
+    else:
+        colours = np.empty((0, 4))
+    return colours[:, :3] * colours[:, 3:] + 1 - colours[:, 3:]
+
+
+def _style(artist: Artist) -> str:
+    if isinstance(artist, Line2D):
+        return f"{artist.get_linestyle()} {artist.get_marker()}"
+    return (artist.get_hatch() or "") if isinstance(artist, (Patch, Collection)) else ""
+
+
+def _coarse(rows: np.ndarray) -> np.ndarray:
+    """At most `SAMPLES` rows: means of neighbours."""
+    if len(rows) <= SAMPLES:
+        return rows
+    return np.array([block.mean(0) for block in np.array_split(rows, SAMPLES)])
+
+
+def _numbers(values, decimals: int | None = None) -> list[float]:
+    """A flat list, rounded to decimals, or else to five significant digits."""
+    flat = np.asarray(values, float).ravel()
+    return [float(f"{v:.5g}") if decimals is None else round(float(v), decimals) for v in flat]

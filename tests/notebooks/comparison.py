@@ -1,0 +1,130 @@
+"""How an output that came is compared with the one that is stored.
+
+Text is compared letter by letter, unless the cell declares in its metadata how far a number may
+lie from the stored one, where hardware decides it:
+
+    "fusion": {"tolerance": {"absolute": 0.02}}      # or "relative": 0.05, or both: the wider holds
+
+Then words stay strict and white space, which follows the width of numbers, counts as one blank.
+Summaries of figures are compared as text where they hold words, and exactly where they hold counts.
+A list of numbers is compared within `FIGURE` of its spread, and colours within `FIGURE`; a cell's
+tolerance widens this (the relative one is of the spread, too).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from itertools import zip_longest
+
+KEYS = ("tolerance", "reason")  # of "fusion" in a cell's metadata
+WIDEST = 0.5  # a relative tolerance beyond it would accept nearly anything
+FIGURE = 0.02  # summaries keep two decimals of colours, and rounding must not decide
+Tolerance = dict[str, float]
+
+NUMBER = re.compile(
+    r"((?<![\w.])[-+\u2212]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|(?:nan|inf)\b))", re.IGNORECASE
+)
+
+
+def tolerance_of(metadata: dict) -> Tolerance | None:
+    """The tolerance that a cell's metadata declares, or None.
+
+    Raises:
+        ValueError: the metadata under "fusion" is malformed, or the tolerance absurdly wide.
+    """
+    ours = metadata.get("fusion", {})
+    if not isinstance(ours, dict) or set(ours) - set(KEYS):
+        raise ValueError(f'metadata "fusion" is {ours!r}; expected an object with keys of {KEYS}')
+    if "tolerance" not in ours:
+        return None
+    found = ours["tolerance"]
+    if not isinstance(found, dict) or not found or set(found) - {"absolute", "relative"}:
+        raise ValueError(f'tolerance is {found!r}; expected {{"absolute": a}}, "relative", or both')
+    for kind, value in found.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf:
+            raise ValueError(f"{kind} tolerance is {value!r}; expected a positive number")
+    if found.get("relative", 0) > WIDEST:
+        raise ValueError(f"relative tolerance is {found['relative']}; expected at most {WIDEST}")
+    return found
+
+
+def text_difference(stored: str, came: str, tolerance: Tolerance | None) -> str | None:
+    """What differs between two texts, in a phrase; None where nothing does."""
+    if stored == came:
+        return None
+    if tolerance is None:
+        return f"{_shown(stored)} was stored, {_shown(came)} came"
+    pairs = zip_longest(NUMBER.split(stored), NUMBER.split(came), fillvalue="")
+    for place, (old, new) in enumerate(pairs):
+        if place % 2 == 0 and " ".join(old.split()) != " ".join(new.split()):
+            return f"the words differ: {_shown(stored)} was stored, {_shown(came)} came"
+        if place % 2 == 1 and not _close(_value(old), _value(new), tolerance):
+            return f"{old or 'no number'} was stored, {new or 'no number'} came; {_said(tolerance)}"
+    return None
+
+
+def figure_difference(stored: str, came: str, tolerance: Tolerance | None) -> str | None:
+    """What differs between two summaries of figures, with its place; None where nothing does."""
+    if not isinstance(stored, str) or not isinstance(came, str):
+        return f"a figure's summary is no text: {_shown(stored)} was stored, {_shown(came)} came"
+    if stored == came:
+        return None
+    try:
+        return _tree_difference(json.loads(stored), json.loads(came), tolerance, "figure")
+    except json.JSONDecodeError as error:
+        return f"a figure's summary is no JSON ({error}); {_shown(stored)} was stored"
+
+
+def _tree_difference(stored, came, tolerance: Tolerance | None, where: str) -> str | None:
+    kinds = type(stored), type(came)
+    if kinds == (str, str):
+        found = text_difference(stored, came, tolerance)
+        return found and f"{where}: {found}"
+    if kinds == (dict, dict) and list(stored) == list(came):
+        parts = [(stored[key], came[key], f"{where}, {key}") for key in stored]
+    elif kinds == (list, list) and len(stored) == len(came):
+        if stored and all(isinstance(value, float) for value in stored + came):
+            return _numbers_difference(stored, came, tolerance or {}, where)
+        parts = [(*pair, f"{where} {place}") for place, pair in enumerate(zip(stored, came))]
+    else:
+        same = kinds[0] is kinds[1] and stored == came
+        return None if same else f"{where}: {_shown(stored)} was stored, {_shown(came)} came"
+    found = (_tree_difference(old, new, tolerance, place) for old, new, place in parts)
+    return next(filter(None, found), None)
+
+
+def _numbers_difference(stored: list, came: list, tolerance: Tolerance, where: str) -> str | None:
+    finite = [value for value in stored if math.isfinite(value)] or [0.0]
+    spread = max(max(finite) - min(finite), 0.05 * max(map(abs, finite)))
+    scale = 1.0 if where.endswith("colours") else spread
+    share = max(FIGURE, tolerance.get("relative", 0))
+    allowed = {"absolute": max(share * scale, tolerance.get("absolute", 0), 1e-9)}
+    for place, (old, new) in enumerate(zip(stored, came)):
+        if not _close(old, new, allowed):
+            return f"{where}, number {place}: {old} was stored, {new} came; {_said(allowed)}"
+    return None
+
+
+def _value(number: str) -> float | None:
+    return float(number.replace("\u2212", "-")) if number else None
+
+
+def _close(old: float | None, new: float | None, tolerance: Tolerance) -> bool:
+    if old is None or new is None:
+        return False
+    if not (math.isfinite(old) and math.isfinite(new)):
+        return str(old) == str(new)  # NaN where NaN is stored is no news
+    allowed = max(tolerance.get("absolute", 0), tolerance.get("relative", 0) * abs(old))
+    return abs(new - old) <= allowed * (1 + 1e-9) + 1e-12
+
+
+def _said(tolerance: Tolerance) -> str:
+    return " and ".join(f"{kind} {value:.3g}" for kind, value in tolerance.items()) + " is allowed"
+
+
+def _shown(thing) -> str:
+    text = repr(thing)
+    return text if len(text) <= 300 else f"{text[:300]}..."
