@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from itertools import zip_longest
 
 KEYS = ("tolerance", "reason")  # of "fusion" in a cell's metadata
 WIDEST = 0.5  # a relative tolerance beyond it would accept nearly anything
@@ -57,12 +56,15 @@ def text_difference(stored: str, came: str, tolerance: Tolerance | None) -> str 
         return None
     if tolerance is None:
         return f"{_shown(stored)} was stored, {_shown(came)} came"
-    pairs = zip_longest(NUMBER.split(stored), NUMBER.split(came), fillvalue="")
-    for place, (old, new) in enumerate(pairs):
+    old_parts, new_parts = NUMBER.split(stored), NUMBER.split(came)  # words, number, words, ...
+    for place, (old, new) in enumerate(zip(old_parts, new_parts)):
         if place % 2 == 0 and " ".join(old.split()) != " ".join(new.split()):
             return f"the words differ: {_shown(stored)} was stored, {_shown(came)} came"
         if place % 2 == 1 and not _close(_value(old), _value(new), tolerance):
-            return f"{old or 'no number'} was stored, {new or 'no number'} came; {_said(tolerance)}"
+            after = " ".join(old_parts[place - 1].split())[-40:]
+            return f"after {after!r} {old} was stored, {new} came; {_said(tolerance)}"
+    if len(old_parts) != len(new_parts):
+        return f"the count of numbers differs: {_shown(stored)} was stored, {_shown(came)} came"
     return None
 
 
@@ -108,13 +110,11 @@ def _numbers_difference(stored: list, came: list, tolerance: Tolerance, where: s
     return None
 
 
-def _value(number: str) -> float | None:
-    return float(number.replace("\u2212", "-")) if number else None
+def _value(number: str) -> float:
+    return float(number.replace("\u2212", "-"))
 
 
-def _close(old: float | None, new: float | None, tolerance: Tolerance) -> bool:
-    if old is None or new is None:
-        return False
+def _close(old: float, new: float, tolerance: Tolerance) -> bool:
     if not (math.isfinite(old) and math.isfinite(new)):
         return str(old) == str(new)  # NaN where NaN is stored is no news
     allowed = max(tolerance.get("absolute", 0), tolerance.get("relative", 0) * abs(old))
