@@ -47,11 +47,11 @@ def register() -> None:
 
 
 def summary(figure: Figure | None = None) -> dict:
-    """A figure (by default the current one) as words, counts (int), and numbers (float).
+    """A figure (by default the current one) as words, counts, and lists of numbers.
 
-    Colours are in [0, 1], three numbers each; images give the mean colour of `GRID` x `GRID`
-    blocks, after colour map and limits. Everything else gives its points in the units of the
-    axes; where there are more than `SAMPLES`, means of neighbours.
+    Colours are in percent, three numbers each; those of images are means over `GRID` x `GRID`
+    blocks, after colour map and limits. Everything else gives its points in the units of the axes;
+    where there are more than `SAMPLES`, means of neighbours.
     """
     figure = figure or plt.gcf()
     return {
@@ -67,23 +67,20 @@ def _panel(axes: Axes) -> dict:
     legend = axes.get_legend()
     return {
         "title": axes.get_title(),
-        "axes": [
-            _axis(axis, limits)
-            for axis, limits in zip((axes.xaxis, axes.yaxis), axes.dataLim.get_points().T)
-        ],
+        "axes": [_axis(axes.xaxis), _axis(axes.yaxis)] if axes.axison else [],
         "legends": [_legend(legend)] if legend else [],
         "texts": [re.sub(r"\d+", "#", text.get_text()) for text in axes.texts],  # drawn as data too
         "drawn": [_artists(list(group)) for _, group in groupby(drawn, type)],
     }
 
 
-def _axis(axis: Axis, limits: np.ndarray) -> dict:
+def _axis(axis: Axis) -> dict:
     named = isinstance(axis.get_major_formatter(), NAMES)
     return {
         "label": axis.get_label_text(),
         "scale": axis.get_scale(),
         "names": [label.get_text() for label in axis.get_ticklabels()] if named else [],
-        "range": _numbers(limits),
+        "range": _numbers(axis.get_data_interval()),
         "view": _numbers(axis.get_view_interval()),
     }
 
@@ -91,7 +88,7 @@ def _axis(axis: Axis, limits: np.ndarray) -> dict:
 def _legend(legend: Legend) -> dict:
     colours = [_colours(handle)[:1] for handle in legend.legend_handles]
     names = [text.get_text() for text in legend.get_texts()]
-    return {"names": names, "colours": _numbers(np.concatenate([np.empty((0, 3)), *colours]), 2)}
+    return {"names": names, "colours": _percents(np.concatenate([np.empty((0, 3)), *colours]))}
 
 
 def _artists(artists: list) -> dict:
@@ -108,7 +105,7 @@ def _artists(artists: list) -> dict:
         "styles": list(dict.fromkeys(_style(artist) for artist in artists)),
         "x": _numbers(x),
         "y": _numbers(y),
-        "colours": _numbers(np.concatenate(colours), 2),
+        "colours": _percents(np.concatenate(colours)),
     }
 
 
@@ -157,7 +154,9 @@ def _coarse(rows: np.ndarray) -> np.ndarray:
     return np.array([block.mean(0) for block in np.array_split(rows, SAMPLES)])
 
 
-def _numbers(values, decimals: int | None = None) -> list[float]:
-    """A flat list, rounded to decimals, or else to five significant digits."""
-    flat = np.asarray(values, float).ravel()
-    return [float(f"{v:.5g}") if decimals is None else round(float(v), decimals) for v in flat]
+def _numbers(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.5g}") for value in np.ravel(values)]
+
+
+def _percents(colours: np.ndarray) -> list[int]:
+    return (100 * colours).round().astype(int).ravel().tolist()

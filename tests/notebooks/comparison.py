@@ -19,7 +19,7 @@ import re
 
 KEYS = ("tolerance", "reason")  # of "fusion" in a cell's metadata
 WIDEST = 0.5  # a relative tolerance beyond it would accept nearly anything
-FIGURE = 0.02  # summaries keep two decimals of colours, and rounding must not decide
+FIGURE = 0.02  # summaries keep whole percents of colours, and rounding must not decide
 Tolerance = dict[str, float]
 
 NUMBER = re.compile(
@@ -88,7 +88,7 @@ def _tree_difference(stored, came, tolerance: Tolerance | None, where: str) -> s
     if kinds == (dict, dict) and list(stored) == list(came):
         parts = [(stored[key], came[key], f"{where}, {key}") for key in stored]
     elif kinds == (list, list) and len(stored) == len(came):
-        if stored and all(isinstance(value, float) for value in stored + came):
+        if stored and all(isinstance(value, (int, float)) for value in stored + came):
             return _numbers_difference(stored, came, tolerance or {}, where)
         parts = [(*pair, f"{where} {place}") for place, pair in enumerate(zip(stored, came))]
     else:
@@ -99,11 +99,13 @@ def _tree_difference(stored, came, tolerance: Tolerance | None, where: str) -> s
 
 
 def _numbers_difference(stored: list, came: list, tolerance: Tolerance, where: str) -> str | None:
-    finite = [value for value in stored if math.isfinite(value)] or [0.0]
-    spread = max(max(finite) - min(finite), 0.05 * max(map(abs, finite)))
-    scale = 1.0 if where.endswith("colours") else spread
-    share = max(FIGURE, tolerance.get("relative", 0))
-    allowed = {"absolute": max(share * scale, tolerance.get("absolute", 0), 1e-9)}
+    share, absolute = max(FIGURE, tolerance.get("relative", 0)), tolerance.get("absolute", 0)
+    if where.endswith("colours"):  # percents
+        allowed = {"absolute": 100 * max(share, absolute)}
+    else:
+        finite = [value for value in stored if math.isfinite(value)] or [0.0]
+        spread = max(max(finite) - min(finite), 0.05 * max(map(abs, finite)))
+        allowed = {"absolute": max(share * spread, absolute, 1e-9)}
     for place, (old, new) in enumerate(zip(stored, came)):
         if not _close(old, new, allowed):
             return f"{where}, number {place}: {old} was stored, {new} came; {_said(allowed)}"
