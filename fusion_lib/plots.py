@@ -32,10 +32,13 @@ DASHES = ("-", "--", ":", "-.")
 def use_style() -> None:
     """Opaque white figures (readable on a dark page), 10-point text, 80 dots an inch to keep
     notebooks small; where IPython runs, each figure that is shown carries its summary."""
-    white = dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "white")
-    small = {"figure.dpi": 80, "savefig.dpi": 80, "font.size": 10}
-    colours = {"axes.prop_cycle": plt.cycler(color=LINES), "image.interpolation": "nearest"}
-    plt.rcParams.update(white | small | colours)
+    plt.rcParams.update(
+        {
+            **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "white"),
+            **{"figure.dpi": 80, "savefig.dpi": 80, "font.size": 10},
+            **{"axes.prop_cycle": plt.cycler(color=LINES), "image.interpolation": "nearest"},
+        }
+    )
     summaries.register()
 
 

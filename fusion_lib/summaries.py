@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from itertools import groupby
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.category import StrCategoryFormatter
@@ -109,23 +109,23 @@ def _artists(artists: list) -> dict:
     }
 
 
-def _points(artist: Artist) -> np.ndarray:
+def _points(artist) -> np.ndarray:
     """(N, 2) x and y of what an artist draws; of an image or a bar, two corners."""
     if isinstance(artist, Line2D):
         return np.asarray(artist.get_xydata(), float)
     if isinstance(artist, AxesImage):
         return np.array(artist.get_extent(), float).reshape(2, 2).T
     if isinstance(artist, PathCollection):
-        return np.ma.filled(artist.get_offsets().astype(float), np.nan)
+        return np.ma.filled(np.ma.asarray(artist.get_offsets(), dtype=float), np.nan)
     if isinstance(artist, Patch):
         return artist.get_path().get_extents(artist.get_patch_transform()).get_points()
     return np.concatenate([np.empty((0, 2)), *(path.vertices for path in artist.get_paths())])
 
 
-def _colours(artist: Artist) -> np.ndarray:
+def _colours(artist) -> np.ndarray:
     """(N, 3) colours of an artist, mixed with white where it is transparent."""
     if isinstance(artist, AxesImage):
-        colours = artist.to_rgba(artist.get_array())
+        colours = artist.to_rgba(np.ma.asarray(artist.get_array()))
         rows = np.array_split(colours, min(GRID, len(colours)))
         blocks = [b for row in rows for b in np.array_split(row, min(GRID, row.shape[1]), axis=1)]
         colours = np.array([block.mean((0, 1)) for block in blocks])
@@ -141,7 +141,7 @@ def _colours(artist: Artist) -> np.ndarray:
     return colours[:, :3] * colours[:, 3:] + 1 - colours[:, 3:]
 
 
-def _style(artist: Artist) -> str:
+def _style(artist) -> str:
     if isinstance(artist, Line2D):
         return f"{artist.get_linestyle()} {artist.get_marker()}"
     return (artist.get_hatch() or "") if isinstance(artist, (Patch, Collection)) else ""
@@ -154,8 +154,8 @@ def _coarse(rows: np.ndarray) -> np.ndarray:
     return np.array([block.mean(0) for block in np.array_split(rows, SAMPLES)])
 
 
-def _numbers(values: np.ndarray) -> list[float]:
-    return [float(f"{value:.5g}") for value in np.ravel(values)]
+def _numbers(values: Iterable[float]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
 
 
 def _percents(colours: np.ndarray) -> list[int]:

@@ -94,8 +94,8 @@ def _tree_difference(stored, came, tolerance: Tolerance | None, where: str) -> s
     else:
         same = kinds[0] is kinds[1] and stored == came
         return None if same else f"{where}: {_shown(stored)} was stored, {_shown(came)} came"
-    found = (_tree_difference(old, new, tolerance, place) for old, new, place in parts)
-    return next(filter(None, found), None)
+    all_found = (_tree_difference(old, new, tolerance, place) for old, new, place in parts)
+    return next(filter(None, all_found), None)
 
 
 def _numbers_difference(stored: list, came: list, tolerance: Tolerance, where: str) -> str | None:
