@@ -328,14 +328,12 @@ def _(cells, metadata):
 
 @breaks("second_cell_sets_up__changed")
 def _(cells, metadata):
-    cells[1]["source"] = cells[1]["source"].replace("{keep} ", "--upgrade ")
+    cells[1]["source"] = cells[1]["source"].replace("--no-deps", "--upgrade")
 
 
 @breaks("second_cell_sets_up__another_repository")
 def _(cells, metadata):
-    cells[1]["source"] = cells[1]["source"].replace(
-        rules.repository(), "https://example.org/another/repository"
-    )
+    cells[1]["source"] = hosted.setup_cell("https://example.org/another/repository")
 
 
 @breaks("second_cell_sets_up__not_tagged")

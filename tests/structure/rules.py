@@ -48,7 +48,7 @@ MOST_IGNORED = 3  # cells of a notebook, the set-up cell among them
 CAPTION_WORDS, REASON_WORDS = 12, 5
 
 # Folds the source of the set-up cell in JupyterLab, and in Colab.
-SETUP_METADATA = {"tags": [IGNORED], "jupyter": {"source_hidden": True}, "cellView": "form"}
+SETUP_METADATA = {"tags": [IGNORED], **hosted.FOLDED}
 # In a name, they say that a time is meant; no machine and no hour is fast enough for all asserts.
 TIMES = re.compile(r"(?:^|_)(?:seconds?|minutes?|hours?|times?|duration|elapsed)(?:_|$)")
 
