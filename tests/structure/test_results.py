@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusion_lib import datasets, evaluation, intervals, models
 from fusion_lib.engine import checkpoints, files
-from fusion_lib.lab import experiments, grids, measures, recipes, rivals, run, speed
+from fusion_lib.lab import experiments, grids, jobs, measures, recipes, rivals, speed, tables
 from fusion_lib.lab.experiments import select
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,9 +88,9 @@ def test_best_start_is_so_on_validation_pictures():
 
 
 def test_tables_are_the_results_files():
-    assert run.results_table("fusion", epochs=30) in README
-    assert run.results_table("photographs") in README
-    assert run.results_table("rivals") in README
+    assert tables.results_table("fusion", epochs=30) in README
+    assert tables.results_table("photographs") in README
+    assert tables.results_table("rivals") in README
     assert (ROOT / "data" / "results" / "scoreboard_scenes.md").read_text().strip() in README
     assert all("\n".join(speed.lines(*report)) in README for report in speed.stored().items())
 
@@ -141,7 +141,7 @@ def test_shipped_model_is_the_run_of_seed_0(model, file):
 def test_shipped_model_for_photographs_is_the_run_of_seed_0():
     """Its scores are those of the results file, within 0.01, half precision included, and those of
     its data card."""
-    path = files.data_file(run.PHOTO_CHECKPOINT)
+    path = files.data_file(jobs.PHOTO_CHECKPOINT)
     network, facts = checkpoints.load_checkpoint(path)
     scores = recipes.scores(network, recipes.PHOTOGRAPHS_FUSED, facts["decoding"])
     found = [
