@@ -26,7 +26,6 @@ lab: .venv/ready
 
 bench: .venv/ready
 	$(PY) -m fusion_lib.lab.bench
-	$(PY) -m fusion_lib.lab.speed
 
 outputs: .venv/ready
 	$(PY) -m fusion_lib.lab.notebooks store

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusion_lib import datasets, evaluation, intervals, models
 from fusion_lib.engine import checkpoints, files
-from fusion_lib.lab import experiments, grids, jobs, measures, recipes, rivals, speed, tables
+from fusion_lib.lab import bench, experiments, grids, jobs, measures, recipes, rivals, tables
 from fusion_lib.lab.experiments import select
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +92,7 @@ def test_tables_are_the_results_files():
     assert tables.results_table("photographs") in README
     assert tables.results_table("rivals") in README
     assert (ROOT / "data" / "results" / "scoreboard_scenes.md").read_text().strip() in README
-    assert all("\n".join(speed.lines(*report)) in README for report in speed.stored().items())
+    assert all("\n".join(bench.lines(*report)) in README for report in bench.stored().items())
 
 
 def test_fusion_wins_on_scenes_with_every_seed():
