@@ -126,11 +126,9 @@ def of_a_picture(sample: dict) -> dict[str, Callable]:
 
 def read_photographs() -> None:
     """Read every pixel and label of every photograph from the cache."""
-    for split in ("train", "val", "test"):
-        photographs = datasets.StanfordBackground(split)
+    for photographs in map(datasets.StanfordBackground, ("train", "val", "test")):
         for index in range(len(photographs)):
-            for array in photographs.read(index):
-                np.array(array)
+            list(map(np.array, photographs.read(index)))
 
 
 def numbers(code: str, *arguments) -> list[float]:

@@ -9,7 +9,7 @@ drawn for it (the place of a shadow, the tint of a cast) at all severities: only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,9 +60,7 @@ class Changed(SegmentationDataset):
             than there are.
     """
 
-    def __init__(
-        self, dataset: Callable, split: str, change: str, severity: int, pictures: int | None = None
-    ):
+    def __init__(self, dataset, split: str, change: str, severity: int, pictures=None):
         super().__init__()
         if change not in CHANGES:
             raise ValueError(f"change is {change!r}; expected one of {list(CHANGES)}")
@@ -125,7 +123,7 @@ def _either(knob: str):
     return lambda scene, value, chance: scenes.render(scene, **{knob: value * _side(chance)})
 
 
-def _noisier_scene(scene, value, chance):
+def _noisier(scene, value, chance):
     return scenes.render(scene, noise=float(np.hypot(GRAIN, value)))
 
 
@@ -186,9 +184,8 @@ def _covered(scene, share, chance):
         painted[patch], covered = colour, covered | patch
     painted[covered] += 255 * GRAIN * chance.standard_normal(image.shape)[covered]
     region = scenes.connected_regions(np.where(covered, scenes.REGION_VOID, region))
-    void = (region == scenes.REGION_VOID) | (
-        np.bincount(region.ravel() + 1)[region + 1] < scenes.SMALLEST_REGION
-    )
+    sizes = np.bincount(region.ravel() + 1)[region + 1]
+    void = (region == scenes.REGION_VOID) | (sizes < scenes.SMALLEST_REGION)
     region = scenes.connected_regions(np.where(void, scenes.REGION_VOID, region))
     return _to_bytes(painted), np.where(void, scenes.SEMANTIC_VOID, semantic), region
 
@@ -212,16 +209,14 @@ _DECLARED = (
     Change("rotation", _TURN, (0, 10, 20, 30, 45), scene=_either("rotation")),
     Change("perspective", _KEY, (0, 0.3, 0.6, 0.9, 1.2), scene=_either("perspective")),
     Change("occlusion", _SHARE, (0, 0.2, 0.4, 0.6, 0.8), scene=_covered),
-    Change("noise", _GRAIN, (0, 0.04, 0.08, 0.12, 0.18), _noise, _noisier_scene),
+    Change("noise", _GRAIN, (0, 0.04, 0.08, 0.12, 0.18), _noise, _noisier),
     Change("blur", _SOFT, (0, 0.008, 0.016, 0.024, 0.036), _blur),
 )
 CHANGES = {change.name: change for change in _DECLARED}
 PIXEL_CHANGES = tuple(name for name, one in CHANGES.items() if one.pixels)  # photographs too
 
 
-def border_errors(
-    truth_region, truth_semantic, prediction, edges=BORDER_EDGES
-) -> tuple[np.ndarray, np.ndarray]:
+def border_errors(truth_region, truth_semantic, prediction, edges=BORDER_EDGES):
     """How many pixels lie at what distance from a border of the true regions, and how many of them
     have a wrong class.
 
@@ -249,9 +244,7 @@ def border_errors(
     return np.histogram(distance[valid], edges)[0], np.histogram(distance[wrong], edges)[0]
 
 
-def border_curves(
-    model, dataset, decoding: dict, size=None, edges=BORDER_EDGES
-) -> dict[str, list[int]]:
+def border_curves(model, dataset, decoding: dict, size=None) -> dict[str, list[int]]:
     """`border_errors` summed over a data set: {"pixels", "wrong", "wrong_fused": one number a bin};
     the model has the semantic task, all else is as in `evaluation.evaluate`."""
     sums: dict[str, np.ndarray] = {}
@@ -262,20 +255,13 @@ def border_curves(
         if has_regions(outputs):
             maps["wrong_fused"] = fuse(outputs, **decoding)[0]
         for name, labels in maps.items():
-            pixels, wrong = border_errors(sample["region"], sample["semantic"], labels, edges)
+            pixels, wrong = border_errors(sample["region"], sample["semantic"], labels)
             sums[name] = sums.get(name, 0) + wrong
         sums["pixels"] = sums.get("pixels", 0) + pixels
     return {name: counts.tolist() for name, counts in sums.items()}
 
 
-def curves(
-    model,
-    dataset: Callable,
-    decoding: dict,
-    size=None,
-    changes: Iterable[str] = CHANGES,
-    pictures: int | None = None,
-) -> dict[str, list[float]]:
+def curves(model, dataset, decoding: dict, size=None, changes=CHANGES, pictures=None) -> dict:
     """Both tasks' main metrics at every severity of every change, on test pictures.
 
     Args: model, decoding, size as in `evaluation.evaluate`; dataset, pictures as in `Changed`;
@@ -283,18 +269,17 @@ def curves(
     Returns: {"miou_CHANGE", "miou_fused_CHANGE", "covering_CHANGE": one number a severity}, as far
         as the model's tasks go.
     """
+
+    def scores(change: str, severity: int) -> dict:
+        pictured = Changed(dataset, "test", change, severity, pictures)
+        return evaluation.evaluate(model, pictured, decoding, size)
+
     result: dict[str, list[float]] = {}
     unchanged: dict = {}  # the same pictures whatever the change
     for change in changes:
-        severities = []
-        for severity in range(len(CHANGES[change].values)):
-            scores = unchanged
-            if severity or not unchanged:
-                pictured = Changed(dataset, "test", change, severity, pictures)
-                scores = evaluation.evaluate(model, pictured, decoding, size)
-            unchanged = unchanged or scores
-            severities.append(scores)
+        unchanged = unchanged or scores(change, 0)
+        changed = [scores(change, severity) for severity in range(1, len(CHANGES[change].values))]
         for name, (group, metric) in MEASURED.items():
             if group in unchanged:
-                result[f"{name}_{change}"] = [one[group][metric] for one in severities]
+                result[f"{name}_{change}"] = [one[group][metric] for one in (unchanged, *changed)]
     return result

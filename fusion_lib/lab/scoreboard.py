@@ -52,7 +52,7 @@ def learned_row(recipe: recipes.Recipe, name: str, folder: Path | None, seed: in
 
 
 def tested_row(model, recipe: recipes.Recipe, decoding: dict, minutes: float) -> dict:
-    """Columns of a trained model: as far as its tasks go, on the recipe's test pictures."""
+    """Row of a trained model, as far as its tasks go."""
     return _row(recipes.scores(model, recipe, decoding) | {"minutes": minutes})
 
 
