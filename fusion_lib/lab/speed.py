@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,6 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
@@ -50,8 +50,20 @@ SWITCHES = (
 
 def seconds(work: Callable, repeats: int) -> float:
     """Mean time of a call, the device's work included, after two to warm up."""
-    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
-    return timer.timeit(repeats).mean
+    work(), work()
+    _wait()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    _wait()
+    return (time.perf_counter() - began) / repeats
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 def ladder(
@@ -83,9 +95,9 @@ def ladder(
     return rates | _rates(works, lambda step: seconds(step, steps), batch_size, turns=3)
 
 
-def _rates(works: dict, time: Callable, pictures: int, turns: int) -> dict[str, float]:
+def _rates(works: dict, clock: Callable, pictures: int, turns: int) -> dict[str, float]:
     """Pictures a second, in the median of several turns, in each of which all have theirs."""
-    times = [[time(work) for work in works.values()] for _ in range(turns)]
+    times = [[clock(work) for work in works.values()] for _ in range(turns)]
     return {n: pictures / statistics.median(each) for n, each in zip(works, zip(*times))}
 
 
@@ -180,10 +192,10 @@ def network_rates(
     for network in networks.values():
         network.to(device, memory_format=torch.channels_last).train(backward)
 
-    def time(network: nn.Module) -> float:
+    def clock(network: nn.Module) -> float:
         return models.time_step(network, images, precision, 3, backward) / 1e3
 
-    return _rates(networks, time, len(images), turns=5)
+    return _rates(networks, clock, len(images), turns=5)
 
 
 def profile(
@@ -202,16 +214,16 @@ def profile(
     with torch.profiler.profile(activities=activities) as profiler:
         for _ in range(steps):
             step()
-    time = "self_device_time_total" if cuda else "self_cpu_time_total"
-    return shares({event.key: getattr(event, time) for event in profiler.key_averages()})
+    own = "self_device_time_total" if cuda else "self_cpu_time_total"
+    return shares({event.key: getattr(event, own) for event in profiler.key_averages()})
 
 
 def shares(spent: dict[str, float]) -> dict[str, float]:
     """Time of each operation -> share of each of `GROUPS`, and of "other"."""
     found = dict.fromkeys([*GROUPS, "other"], 0.0)
-    for name, time in spent.items():
+    for name, duration in spent.items():
         fits = (g for g, words in GROUPS.items() if any(word in name.lower() for word in words))
-        found[next(fits, "other")] += time / sum(spent.values())
+        found[next(fits, "other")] += duration / sum(spent.values())
     return found
 
 

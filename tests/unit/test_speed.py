@@ -1,13 +1,10 @@
 """The switches that make a step faster: each can be turned on, and one that cannot says why."""
 
-import itertools
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from examples import tiny_loaders, tiny_model, tiny_samples
-from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader
 
 from fusion_lib import training
@@ -33,26 +30,27 @@ def clock(monkeypatch):
 
 
 def test_a_work_is_done_as_often_as_told_after_two_to_warm_up(monkeypatch):
-    """A clock that advances by 1 s a reading: there are two readings around all the calls."""
-    done, readings = [], itertools.count()
-    scripted = partial(Timer, timer=lambda: float(next(readings)))
-    monkeypatch.setattr(speed, "Timer", scripted)
-    assert speed.seconds(lambda: done.append(1), 5) == pytest.approx(1 / 5)
-    assert len(done) == 2 + 5
+    """A clock that advances by 1 s a call, and by 10 s while the device finishes: 5 calls and one
+    wait make 15 s."""
+    now = [0.0]
+
+    def advance(duration):
+        now[0] += duration
+
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(speed, "_wait", lambda: advance(10.0))
+    assert speed.seconds(lambda: advance(1.0), 5) == 3.0
+    assert now == [27.0]
 
 
-def test_all_threads_are_timed(monkeypatch):
-    seen = {}
-
-    class Recorder:
-        def __init__(self, statement, **options):
-            seen.update(options)
-
-        def timeit(self, repeats):
-            return SimpleNamespace(mean=0.5)
-
-    monkeypatch.setattr(speed, "Timer", Recorder)
-    assert speed.seconds(len, 3) == 0.5 and seen["num_threads"] == torch.get_num_threads()
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_the_device_is_waited_for(monkeypatch, device):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: device == "mps")
+    monkeypatch.setattr(getattr(torch, device), "synchronize", lambda: waited.append(device))
+    speed._wait()
+    assert waited == [device]
 
 
 def test_every_switch_can_be_timed(clock):
