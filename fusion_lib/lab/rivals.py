@@ -35,6 +35,9 @@ class Rival(nn.Module):
         ModuleNotFoundError: the extra `rivals` is not installed.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, outputs: dict[str, int], decoder: str, pretrained: bool = True):
         super().__init__()
         if list(outputs) != ["semantic"]:

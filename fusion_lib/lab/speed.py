@@ -256,7 +256,8 @@ def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> t
     layout = torch.channels_last if "channels-last" in on else torch.contiguous_format
     half, short = devices.half_precision(device), "16-bit numbers" in on
     model = models.FusionModel(recipes.TASKS).to(device).to(memory_format=layout).train()
-    loss, forward, problem = FusionLoss(), model, ""
+    loss, problem = FusionLoss(), ""
+    forward: nn.Module = model
     fused = "fused optimizer" in on and device.type != "mps"
     foreach = None if fused else False
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused, foreach=foreach)
