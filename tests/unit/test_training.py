@@ -660,9 +660,9 @@ def test_killed_at_a_random_moment_it_ends_bit_identical(tmp_path, number, unint
             run(loaders=noisy_loaders(), epochs=6, folder=tmp_path, save_every=1)
         finally:
             os._exit(0)
-    deadline = time.monotonic() + 1800  # with room: the machine may be busy
+    deadline = time.monotonic() + 60
     while not (tmp_path / "state.pt").exists():
-        assert time.monotonic() < deadline, "the forked run has written nothing"
+        assert time.monotonic() < deadline, "the forked run has written nothing in a minute"
         time.sleep(0.001)
     time.sleep(np.random.default_rng(number).uniform(0, seconds))
     os.kill(child, signal.SIGKILL)
