@@ -41,7 +41,7 @@ def import_seconds() -> tuple[float, float]:
             "metrics",
             "plots",
             "recipes",
-            "grids",
+            "experiments",
         ]
     )
     code = (

@@ -12,7 +12,6 @@ store their outputs in place
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from fusion_lib import datasets, plots
 from fusion_lib.engine import checkpoints, files
-from fusion_lib.lab import experiments, grids, measures, recipes
+from fusion_lib.lab import experiments, measures, recipes
 from fusion_lib.scenes import write_sums
 
 ROOT = Path(__file__).parents[2]
@@ -117,16 +116,14 @@ def checkpoint_scenes() -> int:
     ship them."""
     folder = ROOT / "data"
     for name, model_name in (
-        ("fused", grids.FUSED),
+        ("fused", experiments.FUSED),
         ("attention", "attention"),
         ("gates", "gates"),
     ):
         declared = {"epochs": recipes.SCENES.epochs, "seed": 0, "model": model_name}
-        model, history = measures.train(
-            declared, BUILD / "experiments" / experiments.fingerprint(measures.settings(declared))
-        )
+        model, history = measures.train(declared, BUILD / "experiments")
         decoding = recipes.tune_decoding(model, recipes.SCENES)
-        shipped = model if model_name == grids.FUSED else model.half()
+        shipped = model if model_name == experiments.FUSED else model.half()
         checkpoints.save_checkpoint(
             shipped,
             folder / f"{name}_scenes.safetensors",
@@ -147,9 +144,7 @@ def checkpoint_stanford_background() -> int:
         "beta": 2.0,
         "model": "own decoders",
     }
-    model, history = measures.train(
-        declared, BUILD / "experiments" / experiments.fingerprint(measures.settings(declared))
-    )
+    model, history = measures.train(declared, BUILD / "experiments")
     facts = {
         "decoding": recipes.tune_decoding(model, recipes.PHOTOGRAPHS_FUSED),
         "size": recipes.PHOTOGRAPHS_FUSED.size,
@@ -237,42 +232,6 @@ def scoreboard(rows: dict[str, dict], title: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     print("\n" + "\n".join(lines) + f"\n\nwritten to {path.relative_to(ROOT)}")
-
-
-# Columns of the README's tables: what the reader sees, and the experiments' names for it.
-TABLE = {
-    "mIoU argmax": "miou",
-    "mIoU fused": "miou_fused",
-    "pixel accuracy": "pixel_accuracy",
-    "covering": "covering",
-    "covering fused": "covering_fused",
-    "PQ fused": "pq_fused",
-}
-
-
-def results_table(name: str, **which) -> str:
-    """A Markdown table of an experiment's stored rows: mean and (of several runs) standard
-    deviation for each model.
-
-    Where rows differ in their epochs, so do the lines.
-    """
-    rows = experiments.select(experiments.results(name), **which)
-    columns = {
-        shown: column
-        for shown, column in TABLE.items()
-        if any(row.get(column) is not None for row in rows)
-    }
-    lines = [f"| | runs | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
-    lengths = {row["epochs"] for row in rows}
-    for model, epochs in dict.fromkeys((row["model"], row["epochs"]) for row in rows):
-        runs, cells = experiments.select(rows, model=model, epochs=epochs), []
-        for column in columns.values():
-            values = [run[column] for run in runs if run[column] is not None]
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread}" if values else "")
-        title = model if len(lengths) == 1 else f"{model}, {epochs:.0f} epochs"
-        lines.append(f"| {title} | {len(runs)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def execute(notebook, name: str, folder: Path) -> None:

@@ -323,18 +323,16 @@ def test_has_regions(tasks, answer):
 
 
 def test_experiment_measures_further_tasks_too():
-    numbers = measures._numbers(FusionModel(FOUR, width=4), MORE)
-    assert {
-        "miou",
-        "covering",
-        "miou_fused",
-        "covering_fused",
-        "miou_surfaces",
-        "miou_parity",
-    } <= set(numbers)
-    without = measures._numbers(FusionModel({"semantic": 8, "surfaces": 3}, width=4), MORE)
-    assert {"miou", "miou_surfaces"} <= set(without) and not {"covering", "miou_fused"} & set(
-        without
+    numbers = measures._main_scores(FusionModel(FOUR, width=4), MORE, FOUR)
+    assert {"miou", "covering", "miou_fused", "miou_surfaces"} <= set(numbers)
+    both = {"semantic": 8, "surfaces": 3}
+    without = measures._main_scores(FusionModel(both, width=4), MORE, both)
+    assert set(without) == {"miou", "pixel_accuracy", "miou_surfaces"}
+    assert {"covering_fused", "miou_fused"} <= set(
+        measures._all_scores(FusionModel(FOUR, width=4), MORE, FOUR)
+    )
+    assert not {"covering", "miou_fused"} & set(
+        measures._all_scores(FusionModel(both, width=4), MORE, both)
     )
 
 
