@@ -1016,6 +1016,48 @@ def test_exit_status_of_the_command(monkeypatch, capsys, arguments, status):
 # --- the declared experiments ------------------------------------------------------------------
 
 
+def test_fingerprint_follows_the_values_and_not_their_order():
+    same = measures.fingerprint({"a": 1, "b": (2, 3)}), measures.fingerprint({"b": [2, 3], "a": 1})
+    assert same[0] == same[1] != measures.fingerprint({"a": 1, "b": [2, 4]})
+    assert re.fullmatch("[0-9a-f]{16}", same[0])
+
+
+SEMANTIC = {"epochs": 30, "seed": 0, "model": "semantic only"}
+
+
+def test_a_run_trains_in_the_folder_of_its_settings(tmp_path, monkeypatch):
+    """So does each half of two networks: in that of the single-task run of its seed."""
+    folders = []
+
+    def fit(recipe, outputs, seed, folder, build):
+        folders.append(folder)
+        return build(outputs), [{"seconds": 1.0}]
+
+    monkeypatch.setattr(measures.recipes, "fit", fit)
+    measures.train(SEMANTIC, tmp_path)
+    measures.train({**SEMANTIC, "model": "two networks"}, tmp_path)
+    measures.train(SEMANTIC, None)
+    region = measures.settings({**SEMANTIC, "model": "region only"})
+    expected = [tmp_path / measures.fingerprint(s) for s in (measures.settings(SEMANTIC), region)]
+    assert folders == [expected[0], *expected, None]
+
+
+def test_settings_name_a_later_field_only_where_it_is_not_at_its_default():
+    """Rows that were stored before the field came are of the same settings as today."""
+    names = set(measures.settings(SEMANTIC))
+    assert {"alpha", "beta", "weighting", "labels"} < names
+    assert not {"pictures", "encoder_factor", "resident", "fold"} & names
+    few = {"data": "small photographs", "pictures": 0.1, "start": "discriminative", "fold": 2}
+    later = {"pictures": 0.1, "encoder_factor": 0.1, "fold": 2}
+    assert later.items() <= measures.settings({**SEMANTIC, **few}).items()
+
+
+def test_rows_of_a_data_set_whose_class_got_another_name_are_read_as_before(monkeypatch):
+    before = results("tuning")
+    monkeypatch.setattr(measures.recipes.SCENES.dataset, "__name__", "RenamedScenes")
+    assert results("tuning").equals(before) and len(before) == 18
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_declared_run_is_found_again_in_its_file(tmp_path, name):
     """Cells and settings of each run survive the way through a file, and no two runs share a
