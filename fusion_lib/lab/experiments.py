@@ -56,10 +56,13 @@ def _small(**values) -> tuple[dict, ...]:
     return tuple(run | {"beta": 2.0} if run["model"] in TWICE else run for run in runs)
 
 
-_plain = partial(Experiment, settings=measures.settings)
-_tuning = partial(_plain, measured=VALIDATION, measure=measures.validation_scores)
-_test = partial(_plain, measured=tuple(measures.TEST), measure=measures.full_test_scores)
-_main = partial(_plain, measured=tuple(measures.MAIN), measure=measures.main_test_scores)
+def _experiment(about, runs, measure, measured, settings=measures.settings) -> Experiment:
+    return Experiment(about, runs, measured, settings, partial(measures.train_and, measure))
+
+
+_tuning = partial(_experiment, measure=measures.validation_scores, measured=VALIDATION)
+_test = partial(_experiment, measure=measures.full_test_scores, measured=tuple(measures.TEST))
+_main = partial(_experiment, measure=measures.main_test_scores, measured=tuple(measures.MAIN))
 _photographs = partial(_grid, data="photographs")
 EXPERIMENTS = {
     "tuning": _tuning(
@@ -71,7 +74,7 @@ EXPERIMENTS = {
         _photographs(epochs=6, seed=0, learning_rate=(2e-3, 4e-3), beta=1.0, model=COMPARED[:2])
         + _photographs(epochs=6, seed=0, learning_rate=2e-3, beta=(1.0, 2.0), model=DESIGNS),
         measured=(*VALIDATION, "covering", "miou_fused"),
-        measure=partial(measures.validation_scores, decoded=True),
+        measure=measures.decoded_validation_scores,
     ),
     "transfer_tuning": _tuning(
         "Small photographs: learning rates tried out for every start, single and fused.",
@@ -118,15 +121,15 @@ EXPERIMENTS = {
         "As `transfer`: the surfaces as a third task, and alone.",
         _small(seed=SEEDS, start=BEST_START, model=OTHER_TASKS[1:]),
     ),
-    "rivals": _plain(
+    "rivals": _experiment(
         "Small photographs: decoders of other libraries on the same encoder, in equal time.",
         tuple(
             run
             for model, epochs in EQUALLY_LONG.items()
             for run in _small(epochs=epochs, seed=SEEDS, start=BEST_START, model=model)
         ),
+        measures.score_and_speed,
         ("miou", "val_curve", "pictures_a_second", "time_ratio", "parameters"),
-        measure=measures.score_and_speed,
     ),
     "fusion": _test(
         "Single tasks, two networks and the fused designs on scenes, five seeds each.",
@@ -166,7 +169,7 @@ EXPERIMENTS = {
         "alpha, with beta = 1 - alpha, tried out on validation scenes: the plain sum's tuning.",
         _grid(epochs=30, seed=0, weighting="sum", alpha=ALPHAS, model=FUSED),
     ),
-    "robustness": Experiment(
+    "robustness": _experiment(
         "Single and fused, trained with and without changes of the light, tested under many.",
         _grid(
             data="scenes", epochs=30, seed=SEEDS, light=(0.2, 0.0), beta=1.0, model=SINGLE_AND_FUSED
@@ -174,9 +177,9 @@ EXPERIMENTS = {
         + _photographs(epochs=16, seed=SEEDS, light=0.3, beta=1.0, model=COMPARED[:2])
         + _photographs(epochs=16, seed=SEEDS, light=0.3, beta=2.0, model="own blocks")
         + _grid(data="scenes", epochs=SHORT, seed=0, light=0.2, beta=1.0, model=FUSED),
+        measures.scores_under_changes,
         (*CURVES, "border_pixels", "border_wrong", "border_wrong_fused"),
         measures.settings_and_changes,
-        measures.scores_under_changes,
     ),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -23,26 +23,25 @@ from fusion_lib.lab import changes, recipes, rivals
 from fusion_lib.models import encoders
 from fusion_lib.regions import has_regions
 
-BOTH = ("semantic", "region")
-CLASSES = recipes.SURFACES_TASKS | recipes.AFFINITY_TASKS
-# What a model learns, and which design FusionModel has.
-MODELS = {
-    "semantic only": (("semantic",), "hard"),
-    "region only": (("region",), "hard"),
+SEMANTIC, BOTH, SURFACES = {"semantic": 8}, recipes.TASKS, {"surfaces": 3}
+# What a model learns (task -> classes), and which design FusionModel has.
+MODELS: dict[str, tuple[dict[str, int], str | None]] = {
+    "semantic only": (SEMANTIC, "hard"),
+    "region only": ({"region": 3}, "hard"),
     "two networks": (BOTH, "hard"),  # the two above, side by side
     "hard sharing": (BOTH, "hard"),
     "attention": (BOTH, "attention"),
     "own blocks": (BOTH, "blocks"),
     "own decoders": (BOTH, "decoders"),
     "gates": (BOTH, "gates"),
-    "affinities": (("semantic", "affinity"), "hard"),
-    "surfaces only": (("surfaces",), "hard"),
-    "three tasks": ((*BOTH, "surfaces"), "decoders"),
-    **dict.fromkeys(rivals.DECODERS, (("semantic",), None)),
+    "affinities": (recipes.AFFINITY_TASKS, "hard"),
+    "surfaces only": (SURFACES, "hard"),
+    "three tasks": (BOTH | SURFACES, "decoders"),
+    **dict.fromkeys(rivals.DECODERS, (SEMANTIC, None)),
 }
 # How a network begins and what of its encoder learns: further arguments of FusionModel, and the
 # encoder's share of the learning rate. The encoder has five stages.
-STARTS = {
+STARTS: dict[str, tuple[dict, float]] = {
     "scratch": ({"pretrained": False}, 1.0),
     "frozen": ({"frozen_stages": 5}, 1.0),
     "partly frozen": ({"frozen_stages": 3}, 1.0),
@@ -95,9 +94,8 @@ TEST = {
     "vote_weight": "joint.decoding.vote_weight",
 }
 SHARED = ("miou", "pixel_accuracy", "covering", "miou_fused")
-MAIN = {name: TEST[name].removeprefix("joint.") for name in SHARED} | {
-    "miou_surfaces": "surfaces.miou"
-}
+MAIN = {name: TEST[name].removeprefix("joint.") for name in SHARED}
+MAIN["miou_surfaces"] = "surfaces.miou"
 
 
 def recipe_of(run: dict) -> recipes.Recipe:
@@ -154,10 +152,10 @@ def train(run: dict, scratch: Path | None):
     Raises:
         ValueError: no learning rate was tuned for the model and start.
     """
-    recipe = recipe_of(run)
+    recipe, outputs = recipe_of(run), MODELS[run["model"]][0]
     if run["model"] == "two networks":
-        both, history = models.TwoNetworks(_outputs(run), **recipe.model), []
-        for task in BOTH:
+        both, history = models.TwoNetworks(outputs, **recipe.model), []
+        for task in outputs:
             network, epochs = train({**run, "model": f"{task} only"}, scratch)
             both.networks[task].load_state_dict(network.state_dict())
             history += epochs
@@ -170,18 +168,34 @@ def train(run: dict, scratch: Path | None):
     return _fit(run, recipe, scratch and scratch / fingerprint(settings(run)))
 
 
-def _outputs(run: dict) -> dict[str, int]:
-    return {task: CLASSES[task] for task in MODELS[run["model"]][0]}
-
-
 def _fit(run: dict, recipe: recipes.Recipe, folder: Path | None):
     build = rivals.Rival if run["model"] in rivals.DECODERS else models.FusionModel
-    return recipes.fit(recipe, _outputs(run), run["seed"], folder, build)
+    return recipes.fit(recipe, MODELS[run["model"]][0], run["seed"], folder, build)
 
 
-def _cost(history: list[dict]) -> dict:
+def train_and(measure: Callable, run: dict, scratch: Path | None) -> dict:
+    """Train a run, and measure the model: `measure` is one of the functions below, (run, model,
+    history) -> {column: number or list of numbers}. Adds what the training took."""
+    model, history = train(run, scratch)
+    numbers = measure(run, model, history)
     minutes = sum(epoch["seconds"] for epoch in history) / 60
-    return {"minutes": minutes, "memory_mib": max(epoch["memory_mib"] for epoch in history)}
+    memory = max(epoch["memory_mib"] for epoch in history)
+    return numbers | {"minutes": minutes, "memory_mib": memory}
+
+
+def validation_scores(run: dict, model, history: list[dict]) -> dict:
+    """The best epoch, as `training.train` picks it. No test picture is touched."""
+    best = max(history, key=lambda epoch: epoch["val_score"])
+    return {name: best[name] for name in (*VALIDATION, "val_miou_surfaces") if name in best}
+
+
+def decoded_validation_scores(run: dict, model, history: list[dict]) -> dict:
+    """`validation_scores`, and covering and mIoU decoded as is best on the same pictures."""
+    numbers, recipe = validation_scores(run, model, history), recipe_of(run)
+    if not has_regions(MODELS[run["model"]][0]):
+        return numbers
+    scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
+    return numbers | _chosen({name: MAIN[name] for name in ("covering", "miou_fused")}, scores)
 
 
 def _chosen(columns: dict[str, str], scores: dict) -> dict:
@@ -190,48 +204,27 @@ def _chosen(columns: dict[str, str], scores: dict) -> dict:
     return {c: np.asarray(flat[path]).tolist() for c, path in columns.items() if path in flat}
 
 
-def validation_scores(run: dict, scratch: Path | None, decoded: bool = False) -> dict:
-    """Train, and report the best epoch, as `training.train` picks it; with `decoded` also covering
-    and mIoU, decoded as is best on the same validation pictures. No test picture is touched."""
-    model, history = train(run, scratch)
-    best, recipe = max(history, key=lambda epoch: epoch["val_score"]), recipe_of(run)
-    numbers = {name: best[name] for name in (*VALIDATION, "val_miou_surfaces") if name in best}
-    if decoded and has_regions(_outputs(run)):
-        scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
-        numbers |= _chosen({name: MAIN[name] for name in ("covering", "miou_fused")}, scores)
-    return numbers | _cost(history)
-
-
-def full_test_scores(run: dict, scratch: Path | None) -> dict:
-    """Train, choose the decoding on validation pictures, and measure all of `TEST` and `SERIES` on
-    the test pictures."""
-    model, history = train(run, scratch)
-    series = {name: [epoch[name] for epoch in history] for name in SERIES if name in history[0]}
-    return _all_scores(model, recipe_of(run), _outputs(run)) | series | _cost(history)
-
-
-def _all_scores(model, recipe: recipes.Recipe, tasks: Iterable[str]) -> dict:
+def full_test_scores(run: dict, model, history: list[dict]) -> dict:
+    """All of `TEST` and `SERIES`, with a decoding chosen on validation pictures."""
+    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
     regions = has_regions(tasks)
     decoding = recipes.tune_decoding(model, recipe, joint=False) if regions else {}
     scores = recipes.scores(model, recipe, decoding)
     if regions and "semantic" in tasks:
         decoding = recipes.tune_decoding(model, recipe)
         scores["joint"] = recipes.scores(model, recipe, decoding) | {"decoding": decoding}
-    return _chosen(TEST, scores)
+    series = {name: [epoch[name] for epoch in history] for name in SERIES if name in history[0]}
+    return _chosen(TEST, scores) | series
 
 
-def main_test_scores(run: dict, scratch: Path | None) -> dict:
-    """`full_test_scores` in less time: `MAIN` alone, with a decoding chosen on 40 pictures."""
-    model, history = train(run, scratch)
-    return _main_scores(model, recipe_of(run), _outputs(run)) | _cost(history)
-
-
-def _main_scores(model, recipe: recipes.Recipe, tasks: Iterable[str]) -> dict:
-    decoding = recipes.tune_decoding(model, recipe, pictures=40) if has_regions(tasks) else {}
+def main_test_scores(run: dict, model, history: list[dict]) -> dict:
+    """`MAIN` alone, in less time: with a decoding chosen on 40 validation pictures."""
+    recipe, regions = recipe_of(run), has_regions(MODELS[run["model"]][0])
+    decoding = recipes.tune_decoding(model, recipe, pictures=40) if regions else {}
     return _chosen(MAIN, recipes.scores(model, recipe, decoding))
 
 
-def scores_and_encoder_changes(run: dict, scratch: Path | None) -> dict:
+def scores_and_encoder_changes(run: dict, model, history: list[dict]) -> dict:
     """`main_test_scores`, and what became of an encoder that began with ImageNet weights, none of
     them frozen.
 
@@ -239,21 +232,21 @@ def scores_and_encoder_changes(run: dict, scratch: Path | None) -> dict:
     before. "put_back" is the mIoU of the argmax when that stage alone gets its ImageNet weights and
     running statistics again (Zhang et al. 2022, "Are all layers created equal?", section 2).
     """
-    model, history = train(run, scratch)
-    recipe, tasks = recipe_of(run), _outputs(run)
-    numbers = _main_scores(model, recipe, tasks) | _cost(history)
+    numbers, recipe = main_test_scores(run, model, history), recipe_of(run)
     if recipe.model["pretrained"] and not recipe.model.get("frozen_stages"):
         pairs = list(zip(encoders.backbone("lite0", pretrained=True).stages, model.encoder.stages))
         numbers["moved"] = [_moved(*pair) for pair in pairs]
-        if "semantic" in tasks:
+        if "semantic" in MODELS[run["model"]][0]:
             numbers["put_back"] = [_put_back(model, recipe, *pair) for pair in pairs]
     return numbers
 
 
 def _moved(before, after) -> float:
-    pairs = list(zip(before.parameters(), after.parameters()))
-    change = torch.stack([(new.detach().cpu() - old.detach()).norm() for old, new in pairs]).norm()
-    return float(change / torch.stack([old.detach().norm() for old, _ in pairs]).norm())
+    old, new = (
+        torch.cat([p.detach().flatten().cpu() for p in stage.parameters()])
+        for stage in (before, after)
+    )
+    return float((new - old).norm() / old.norm())
 
 
 def _put_back(model, recipe: recipes.Recipe, before, after) -> float:
@@ -274,42 +267,37 @@ def _argmax_miou(model, recipe: recipes.Recipe) -> float:
     return metrics.semantic_scores(confusion)["miou"]
 
 
-def scores_under_changes(run: dict, scratch: Path | None) -> dict:
-    """Train, choose the decoding on unchanged validation pictures, and measure on test pictures
-    under every change."""
-    model, history = train(run, scratch)
-    recipe, tasks = recipe_of(run), _outputs(run)
-    photographs = recipe.dataset is datasets.StanfordBackground
+def scores_under_changes(run: dict, model, history: list[dict]) -> dict:
+    """Test pictures under every change, with a decoding chosen on unchanged validation
+    pictures."""
+    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
+    photographs, size = recipe.dataset is datasets.StanfordBackground, recipes.seen(recipe)
     which, pictures = (changes.PIXEL_CHANGES, 18) if photographs else (changes.CHANGES, 50)
     decoding = recipes.tune_decoding(model, recipe) if "region" in tasks else {}
-    size = recipes.seen(recipe)
     numbers = changes.curves(model, recipe.dataset, decoding, size, which, pictures)
-    if "semantic" in tasks:
-        borders = changes.border_curves(model, recipe.dataset("test"), decoding, size)
-        numbers |= {f"border_{name}": counts for name, counts in borders.items()}
-    return numbers | _cost(history)
+    if "semantic" not in tasks:
+        return numbers
+    borders = changes.border_curves(model, recipe.dataset("test"), decoding, size)
+    return numbers | {f"border_{name}": counts for name, counts in borders.items()}
 
 
-def score_and_speed(run: dict, scratch: Path | None) -> dict:
-    """Train, measure names on the test pictures, and time the run in turns with that of the
+def score_and_speed(run: dict, model, history: list[dict]) -> dict:
+    """How well the model names test pictures, and how fast it trains, in turns with the
     semantic-only network.
 
     "val_curve" is the validation mIoU after each epoch. "pictures_a_second" are training pictures,
     in the median of five short epochs (loader, steps and validation); "time_ratio" is the median of
     the five quotients of this model's time and the semantic-only network's right after it.
     """
-    model, history = train(run, scratch)
     pair = (run, {**run, "model": "semantic only", "beta": 1.0})
-    seconds = np.array([[_short_epoch(one) for one in pair] for _ in range(6)])[
-        1:
-    ]  # the first warms up
+    seconds = np.array([[_short_epoch(one) for one in pair] for _ in range(6)])
+    ours, other = seconds[1:].T  # the first warms up
     return {
         "miou": _argmax_miou(model, recipe_of(run)),
         "val_curve": [epoch["val_miou_semantic"] for epoch in history],
-        "pictures_a_second": SHORT_EPOCH["train"] / float(np.median(seconds[:, 0])),
-        "time_ratio": float(np.median(seconds[:, 0] / seconds[:, 1])),
+        "pictures_a_second": SHORT_EPOCH["train"] / float(np.median(ours)),
+        "time_ratio": float(np.median(ours / other)),
         "parameters": models.count_parameters(model),
-        **_cost(history),
     }
 
 

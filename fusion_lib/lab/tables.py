@@ -61,14 +61,15 @@ def claims_table(
     """
     rows = []
     for sentence, values in claims.items():
-        if np.ndim(values) == 0:
-            if not np.isfinite(values):
-                raise ValueError(f"claims has {values} for {sentence!r}; expected a finite number")
-            rows.append((sentence, f"{values:.{digits}f}", "", ""))
-            continue
-        low, high = t_interval(values)
-        interval = f"{low:+.{digits}f} to {high:+.{digits}f}"
-        rows.append((sentence, f"{np.mean(values):+.{digits}f}", interval, str(len(values))))
+        numbers = np.asarray(values, float)
+        if numbers.ndim:
+            low, high = t_interval(numbers)
+            interval = f"{low:+.{digits}f} to {high:+.{digits}f}"
+            rows.append((sentence, f"{numbers.mean():+.{digits}f}", interval, str(len(numbers))))
+        elif np.isfinite(numbers):
+            rows.append((sentence, f"{numbers:.{digits}f}", "", ""))
+        else:
+            raise ValueError(f"claims has {values} for {sentence!r}; expected a finite number")
     return pd.DataFrame(rows, columns=["claim", f"mean, {unit}", "95% interval", "runs"])
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -1053,8 +1054,12 @@ def test_settings_name_a_later_field_only_where_it_is_not_at_its_default():
 
 
 def test_rows_of_a_data_set_whose_class_got_another_name_are_read_as_before(monkeypatch):
+    class Renamed(measures.recipes.SCENES.dataset):
+        pass
+
     before = results("tuning")
-    monkeypatch.setattr(measures.recipes.SCENES.dataset, "__name__", "RenamedScenes")
+    renamed = replace(measures.recipes.SCENES, dataset=Renamed)
+    monkeypatch.setitem(measures.DATA, "scenes", (renamed, "Scenes"))
     assert results("tuning").equals(before) and len(before) == 18
 
 
