@@ -28,7 +28,7 @@ SEMANTIC, BOTH, SURFACES = {"semantic": 8}, recipes.TASKS, {"surfaces": 3}
 MODELS: dict[str, tuple[dict[str, int], str | None]] = {
     "semantic only": (SEMANTIC, "hard"),
     "region only": ({"region": 3}, "hard"),
-    "two networks": (BOTH, "hard"),  # the two above, side by side
+    "two networks": (BOTH, "hard"),  # the two above, of the same seed, side by side
     "hard sharing": (BOTH, "hard"),
     "attention": (BOTH, "attention"),
     "own blocks": (BOTH, "blocks"),
@@ -93,14 +93,13 @@ TEST = {
     "edge_weight": "joint.decoding.edge_weight",
     "vote_weight": "joint.decoding.vote_weight",
 }
-SHARED = ("miou", "pixel_accuracy", "covering", "miou_fused")
+SHARED = ("miou", "pixel_accuracy", "covering", "miou_fused")  # `MAIN` decodes but once
 MAIN = {name: TEST[name].removeprefix("joint.") for name in SHARED}
 MAIN["miou_surfaces"] = "surfaces.miou"
 
 
 def recipe_of(run: dict) -> recipes.Recipe:
-    """The recipe of a run: that of its data, with the tuned learning rate and the run's own
-    entries."""
+    """The recipe of a run's data, with the tuned learning rate and the run's own entries."""
     data, model = run.get("data", "scenes"), run["model"]
     base = DATA[data][0]
     start, encoder_factor = STARTS[run.get("start", "full")]
@@ -134,8 +133,7 @@ def settings(run: dict) -> dict:
 
 def settings_and_changes(run: dict) -> dict:
     """`settings`, and the severities of every change."""
-    severities = {change.name: change.values for change in changes.CHANGES.values()}
-    return settings(run) | {"changes": severities}
+    return settings(run) | {"changes": {c.name: c.values for c in changes.CHANGES.values()}}
 
 
 def fingerprint(settings: dict) -> str:
@@ -144,14 +142,8 @@ def fingerprint(settings: dict) -> str:
 
 
 def train(run: dict, scratch: Path | None):
-    """Train the model of a run, or go on with what its folder in `scratch` holds; returns it with
-    its history.
-
-    "two networks" are the semantic-only and the region-only network of the same seed.
-
-    Raises:
-        ValueError: no learning rate was tuned for the model and start.
-    """
+    """Train the model of a run, or go on with what its folder in `scratch` holds; returns model and
+    history. Raises ValueError where no learning rate was tuned for the model and start."""
     recipe, outputs = recipe_of(run), MODELS[run["model"]][0]
     if run["model"] == "two networks":
         both, history = models.TwoNetworks(outputs, **recipe.model), []
@@ -177,10 +169,10 @@ def train_and(measure: Callable, run: dict, scratch: Path | None) -> dict:
     """Train a run, and measure the model: `measure` is one of the functions below, (run, model,
     history) -> {column: number or list of numbers}. Adds what the training took."""
     model, history = train(run, scratch)
-    numbers = measure(run, model, history)
-    minutes = sum(epoch["seconds"] for epoch in history) / 60
-    memory = max(epoch["memory_mib"] for epoch in history)
-    return numbers | {"minutes": minutes, "memory_mib": memory}
+    return measure(run, model, history) | {
+        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
+        "memory_mib": max(epoch["memory_mib"] for epoch in history),
+    }
 
 
 def validation_scores(run: dict, model, history: list[dict]) -> dict:
@@ -192,7 +184,7 @@ def validation_scores(run: dict, model, history: list[dict]) -> dict:
 def decoded_validation_scores(run: dict, model, history: list[dict]) -> dict:
     """`validation_scores`, and covering and mIoU decoded as is best on the same pictures."""
     numbers, recipe = validation_scores(run, model, history), recipe_of(run)
-    if not has_regions(MODELS[run["model"]][0]):
+    if "region" not in MODELS[run["model"]][0]:
         return numbers
     scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
     return numbers | _chosen({name: MAIN[name] for name in ("covering", "miou_fused")}, scores)
@@ -241,11 +233,8 @@ def scores_and_encoder_changes(run: dict, model, history: list[dict]) -> dict:
     return numbers
 
 
-def _moved(before, after) -> float:
-    old, new = (
-        torch.cat([p.detach().flatten().cpu() for p in stage.parameters()])
-        for stage in (before, after)
-    )
+def _moved(*stages) -> float:
+    old, new = (torch.cat([p.detach().flatten().cpu() for p in s.parameters()]) for s in stages)
     return float((new - old).norm() / old.norm())
 
 
@@ -268,8 +257,7 @@ def _argmax_miou(model, recipe: recipes.Recipe) -> float:
 
 
 def scores_under_changes(run: dict, model, history: list[dict]) -> dict:
-    """Test pictures under every change, with a decoding chosen on unchanged validation
-    pictures."""
+    """Test pictures under every change, decoded as suits unchanged validation pictures."""
     recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
     photographs, size = recipe.dataset is datasets.StanfordBackground, recipes.seen(recipe)
     which, pictures = (changes.PIXEL_CHANGES, 18) if photographs else (changes.CHANGES, 50)
@@ -282,8 +270,7 @@ def scores_under_changes(run: dict, model, history: list[dict]) -> dict:
 
 
 def score_and_speed(run: dict, model, history: list[dict]) -> dict:
-    """How well the model names test pictures, and how fast it trains, in turns with the
-    semantic-only network.
+    """How well the model names test pictures, and how fast it trains.
 
     "val_curve" is the validation mIoU after each epoch. "pictures_a_second" are training pictures,
     in the median of five short epochs (loader, steps and validation); "time_ratio" is the median of

@@ -780,7 +780,14 @@ def nursery(tmp_path_factory):
     nursery.process.communicate()
 
 
+def table_of(path: Path) -> bytes:
+    """What a file holds, if it is there."""
+    return path.read_bytes() if path.exists() else b""
+
+
 def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, nursery):
+    """The delays follow the machine, be it busy: longer after a life without a new row, shorter
+    after one that came to its end."""
     straight = tmp_path / "straight.csv"
     nursery.start(straight)
     began = time.perf_counter()
@@ -799,7 +806,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, nursery)
                 table = Table(toy(), path)
                 assert table.problems == [] and table.missing() == list(RUNS[len(table.rows) :])
                 assert path.read_bytes().startswith(content)
-                content = path.read_bytes()
+            duration *= 0.9 if not status else 1.0 if len(table_of(path)) > len(content) else 1.2
+            content = table_of(path)
             if status:
                 rows_at_kills.append(len(table.rows) if content else 0)
             assert len(rows_at_kills) < 200, "it makes no progress"
@@ -838,14 +846,12 @@ def test_a_second_process_is_turned_away_until_the_first_is_dead(path, nursery):
     before, recorder = path.read_bytes(), Recorder()
     nursery.start(path, "hold")
     try:
-        began = time.perf_counter()
         for _ in range(3):
             with pytest.raises(
                 RuntimeError,
                 match=r"another runner is at work on toy\.csv; wait until it ends, or stop it",
             ):
                 go(path, toy(recorder))
-        assert time.perf_counter() - began < 2
         assert path.read_bytes() == before and recorder.runs == []
         assert len(Table(toy(), path).rows) == 2  # reading needs no lock
     finally:
