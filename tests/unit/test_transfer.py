@@ -9,7 +9,7 @@ from examples import RECIPE
 from test_further_tasks import MoreBlobs
 
 from fusion_lib import evaluation
-from fusion_lib.lab import experiments, measures, recipes, runner
+from fusion_lib.lab import changes, experiments, measures, recipes, runner
 from fusion_lib.models import encoders
 
 TINY = replace(
@@ -169,6 +169,13 @@ def test_a_fold_is_the_data_sets_own_and_stands_in_the_settings(monkeypatch):
     assert measures.recipe_of(runs[3]).dataset.keywords == {"fold": 3}
 
 
+GEOMETRIC = {
+    f"{metric}_{change}"
+    for metric in changes.MEASURED
+    for change in set(changes.CHANGES) - set(changes.PIXEL_CHANGES)
+}
+
+
 @pytest.mark.parametrize(
     "name, model, lacks",
     [
@@ -177,12 +184,17 @@ def test_a_fold_is_the_data_sets_own_and_stands_in_the_settings(monkeypatch):
         ("photographs", "two networks", {"pq", "pq_areas", "pq_fused"}),
         ("photographs", "region only", {"miou", "miou_fused", "iou", "edge_weight"}),
         ("weighting", "hard sharing", {"pq", "pq_areas", "pq_fused"}),
+        ("robustness", "hard sharing", GEOMETRIC),
     ],
 )
 def test_an_experiment_measures_what_it_declares(name, model, lacks, monkeypatch):
     """A declared run, on made-up pictures and for one epoch."""
     tiny = replace(TINY, epochs=1, model={"encoder": "small", "width": 4})
     monkeypatch.setattr(measures, "DATA", dict.fromkeys(("scenes", "photographs"), (tiny, "Blobs")))
+    plain = {change: changes.CHANGES[change] for change in changes.PIXEL_CHANGES}
+    monkeypatch.setattr(changes, "CHANGES", plain)  # the others want scenes
+    changed = changes.Changed
+    monkeypatch.setattr(changes, "Changed", lambda *which: changed(*which[:4], pictures=1))
     experiment = experiments.EXPERIMENTS[name]
     declared = next(run for run in experiment.runs[::-1] if run["model"] == model)
     numbers = experiment.measure({**declared, "epochs": 1}, None)
