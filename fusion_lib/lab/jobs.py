@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from fusion_lib import datasets, plots, tuning
 from fusion_lib.engine import checkpoints, files
-from fusion_lib.lab import experiments, grids, measures, notebooks, recipes, scoreboard
+from fusion_lib.lab import experiments, measures, notebooks, recipes, scoreboard
 from fusion_lib.scenes import write_sums
 
 ROOT = notebooks.ROOT
@@ -33,7 +33,7 @@ PHOTOGRAPHS: dict = {"data": "photographs", "epochs": recipes.PHOTOGRAPHS_FUSED.
 # The models that `data/` holds: data set -> file -> the run, as an experiment declares it.
 SHIPPED: dict[str, dict[str, dict]] = {
     "scenes": {
-        "fused_scenes.safetensors": SCENES | {"model": grids.FUSED},
+        "fused_scenes.safetensors": SCENES | {"model": experiments.FUSED},
         "attention_scenes.safetensors": SCENES | {"model": "attention"},
         "gates_scenes.safetensors": SCENES | {"model": "gates"},
     },
@@ -100,8 +100,7 @@ def checkpoint(data: str) -> int:
     """Train the models of `SHIPPED` in the folders that their experiments use, and ship them with
     their decodings; all but the first of the scenes in half precision."""
     for name, run in SHIPPED[data].items():
-        folder = BUILD / "experiments" / experiments.fingerprint(measures.settings(run))
-        model, history = measures.train(run, folder)
+        model, history = measures.train(run, BUILD / "experiments")
         recipe = measures.recipe_of(run)
         facts: dict = {"decoding": recipes.tune_decoding(model, recipe)}
         if data != "scenes":

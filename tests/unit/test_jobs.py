@@ -62,8 +62,8 @@ def test_shipped_models_are_runs_of_seed_0_with_their_decodings(data, tmp_path, 
     their bits; photographs know the size at which they were seen."""
     trained, saved = [], {}
 
-    def train(run, folder):
-        trained.append((run, folder.parent))
+    def train(run, scratch):
+        trained.append((run, scratch))
         return Reads("semantic", "region"), [{"seconds": 90.0}]
 
     def save(model, path, **facts):
