@@ -15,7 +15,7 @@ PY := .venv/bin/python
 .PHONY: run test lab bench outputs experiment checkpoint wheel colab clean
 
 run: .venv/ready
-	$(PY) -m fusion_lib.lab.run $(DATASET)
+	$(PY) -m fusion_lib.lab.jobs $(DATASET)
 
 test: .venv/ready
 	$(PY) -m pytest -q -rs tests
@@ -26,16 +26,15 @@ lab: .venv/ready
 
 bench: .venv/ready
 	$(PY) -m fusion_lib.lab.bench
-	$(PY) -m fusion_lib.lab.speed
 
 outputs: .venv/ready
-	$(PY) -m fusion_lib.lab.run store
+	$(PY) -m fusion_lib.lab.notebooks store
 
 experiment: .venv/ready
 	$(PY) -m fusion_lib.lab.experiments $(or $(NAME),--list)
 
 checkpoint: .venv/ready
-	$(PY) -m fusion_lib.lab.run checkpoint_$(DATASET)
+	$(PY) -m fusion_lib.lab.jobs checkpoint_$(DATASET)
 
 wheel: .venv/ready  # build/ goes first: setuptools would pack what an earlier build left there
 	rm -rf build

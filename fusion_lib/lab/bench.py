@@ -1,176 +1,194 @@
-"""Times and memory on this machine: `make bench`. Nothing here is asserted; compare ratios, not
-single figures."""
+"""Times and memory on this machine: nothing here is asserted; compare ratios, not single figures.
+
+python -m fusion_lib.lab.bench            # everything; `make bench`
+python -m fusion_lib.lab.bench --store    # training alone, kept in data/results/speed.json
+"""
 
 from __future__ import annotations
 
+import json
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from fusion_lib import datasets, metrics, models, regions, targets
-from fusion_lib.engine import files, machine
-from fusion_lib.lab import recipes, run
+from fusion_lib.engine import devices, files, machine
+from fusion_lib.lab import notebooks, recipes, speed
 from fusion_lib.losses import FusionLoss
 
+STORED = files.data_folder() / "results" / "speed.json"  # device -> its report
+IMPORTS = """
+import pkgutil, time
+began = time.perf_counter()
+import torch, torchvision
+between = time.perf_counter()
+import fusion_lib
+for module in pkgutil.walk_packages(fusion_lib.__path__, "fusion_lib."):
+    if not module.name.startswith("fusion_lib.lab") and not module.name.endswith("__main__"):
+        __import__(module.name)
+print(between - began, time.perf_counter() - between)
+"""
+NOTEBOOK = """
+import nbformat, pathlib, resource, sys, time
+from fusion_lib.lab import notebooks
+began, path = time.perf_counter(), pathlib.Path(sys.argv[1])
+notebooks.execute(nbformat.read(path, 4), path.stem, pathlib.Path(sys.argv[2]))
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+print(time.perf_counter() - began, peak)
+"""
 
-def median_milliseconds(work: Callable, repeats: int = 20) -> float:
-    """Median wall time of one call, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        times.append(1e3 * (time.perf_counter() - began))
-    return float(np.median(times[1:]))
 
-
-def import_seconds() -> tuple[float, float]:
-    """Seconds to import torch and torchvision, and what fusion_lib with all its modules adds."""
-    modules = ", ".join(
-        f"fusion_lib.{name}"
-        for name in [
-            "datasets",
-            "transforms",
-            "training",
-            "regions",
-            "metrics",
-            "plots",
-            "recipes",
-            "grids",
-        ]
+def report(device: torch.device, steps: int, batch_size: int) -> dict:
+    """Everything that is measured of training on a device, for pictures of 240 x 320, ready for
+    JSON; `lines` puts it in words."""
+    size = (240, 320)
+    paths = zip(
+        ("loader on the CPU", "data on the device"), speed.loaders(device, size, batch_size)
     )
-    code = (
-        "import time; a = time.perf_counter(); import torch, torchvision; b = time.perf_counter(); "
-        f"import {modules}; print(b - a, time.perf_counter() - b)"
+    pair = speed.network_rates(device, _fused_and_two(), (batch_size, 3, *size))
+    return {
+        "torch": torch.__version__,
+        "size": list(size),
+        "batch": batch_size,
+        "rates": speed.ladder(device, size, batch_size, steps),
+        "data": {name: speed.data_rate(loader, device, max(steps, 10)) for name, loader in paths},
+        "fused_over_two": pair["two networks"] / pair["fused"],
+        "limits": speed.limits(device),
+        "needs": speed.needs(device, size, batch_size),
+        "rivals": speed.decoder_rates(device, batch_size),
+    }
+
+
+def stored() -> dict[str, dict]:
+    """The reports that were kept, {device: report}."""
+    return json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
+
+
+def lines(name: str, measured: dict) -> list[str]:
+    """A device's report in words."""
+    height, width = measured["size"]
+    batch, rates, beside = measured["batch"], measured["rates"], measured["rivals"]
+    text = [f"{name}; torch {measured['torch']}; {batch} pictures of {height} x {width}"]
+    for switch, rate in rates.items():
+        said = rate if isinstance(rate, str) else _rate(rate, rates["plain"], "plain")
+        text.append(f"{switch:20} {said}")
+    for path, rate in measured["data"].items():
+        text.append(f"{path:20} gives {rate:8.1f} pictures a second")
+    text.append(f"a fused step takes {measured['fused_over_two']:.2f} of two networks' step")
+    reached = rates[speed.SWITCHES[-2]]  # the step whose needs were counted
+    for kind, unit in (("operations", "G operations"), ("bytes", "GB")):
+        need, limit = measured["needs"][kind], measured["limits"][kind]
+        text.append(
+            f"{need / 1e9:.2f} {unit} a picture; the device does {limit / 1e9:.0f} {unit} a second,"
+            f" enough for {limit / need:.0f} pictures; reached: {reached * need / limit:.0%}"
+        )
+    text.append(
+        "decoders behind the same encoder, photographs of 256 x 320, forward and backward (own"
+        " decoders: both tasks):"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(5)
-    ]
-    return tuple(float(np.median([float(r.stdout.split()[i]) for r in runs[1:]])) for i in (0, 1))
+    for network, rate in beside.items():
+        text.append(f"{network:20} {_rate(rate, beside['semantic only'], 'semantic only')}")
+    return text
 
 
-def pictures() -> list[tuple[str, dict]]:
-    """One sample of each size that is at hand."""
-    samples = [("64 x 64", datasets.Scenes("val")[0])]
-    if (files.cache_folder() / datasets.StanfordBackground.cache_name()).is_dir():
-        samples.append(("240 x 320", datasets.StanfordBackground("val")[0]))
-    return samples
+def _rate(rate: float, base: float, name: str) -> str:
+    return f"{rate:8.1f} pictures a second, {rate / base:.2f} of {name}"
+
+
+def _fused_and_two() -> dict:
+    kinds = {"fused": models.FusionModel, "two networks": models.TwoNetworks}
+    return {name: kind(recipes.TASKS) for name, kind in kinds.items()}
+
+
+def of_a_picture(sample: dict) -> dict[str, Callable]:
+    """What is done to one picture outside of a network, each ready to be called."""
+    region, semantic = np.asarray(sample["region"]), sample["semantic"]
+    target = targets.region_target(region, 2.0)
+    one_hot = np.eye(3)[np.minimum(target, 2)].transpose(2, 0, 1)
+    logits = {task: torch.randn(1, n, *target.shape) for task, n in recipes.TASKS.items()}
+    predicted = {task: values.log_softmax(1)[0].numpy() for task, values in logits.items()}
+    batch = {"semantic": semantic[None], "region_target": torch.from_numpy(target)[None]}
+    decoding = {"smoothing": 0.5, "threshold": 0.5, "edge_weight": 1.0}
+    return {
+        "loss": lambda: FusionLoss()(logits, batch),
+        "region target": lambda: targets.region_target(region, 2.0),
+        "decode": lambda: regions.decode_regions(one_hot),
+        "fuse": lambda: regions.fuse(predicted, 0.5, **decoding),
+        "partition metrics": lambda: metrics.partition_scores(region, region),
+        "confusion matrix": lambda: metrics.confusion_matrix(semantic, semantic, 8),
+    }
 
 
 def read_photographs() -> None:
     """Read every pixel and label of every photograph from the cache."""
-    for split in ("train", "val", "test"):
-        photographs = datasets.StanfordBackground(split)
+    for photographs in map(datasets.StanfordBackground, ("train", "val", "test")):
         for index in range(len(photographs)):
-            for array in photographs.read(index):
-                np.array(array)
+            list(map(np.array, photographs.read(index)))
 
 
-def main() -> None:
+def numbers(code: str, *arguments) -> list[float]:
+    """What a Python process of its own prints."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+def everything() -> None:
     """Print every figure, one a line."""
     print(f"{machine.accelerator()}; torch {torch.__version__}")
-    base, added = import_seconds()
-    print(
-        f"import torch, torchvision: {base:.2f} s; import of every fusion_lib module adds"
-        f" {added:.2f} s"
-    )
-    if len(pictures()) == 2:
-        print(
-            "all 715 photographs read from their cache:"
-            f" {median_milliseconds(read_photographs, 3) / 1e3:.2f} s"
-        )
-    for size, sample in pictures():
-        target = targets.region_target(np.asarray(sample["region"]), 2.0)
-        one_hot = np.eye(3)[np.minimum(target, 2)].transpose(2, 0, 1)
-        logits = {
-            "semantic": torch.randn(1, 8, *target.shape),
-            "region": torch.randn(1, 3, *target.shape),
-        }
-        predicted = {task: values.log_softmax(1)[0].numpy() for task, values in logits.items()}
-        batch = {
-            "semantic": sample["semantic"][None],
-            "region_target": torch.from_numpy(target)[None],
-        }
-        work = {
-            "loss": lambda: FusionLoss()(logits, batch),
-            "region target": lambda: targets.region_target(np.asarray(sample["region"]), 2.0),
-            "decode": lambda: regions.decode_regions(one_hot),
-            "fuse": lambda: regions.fuse(
-                predicted, 0.5, smoothing=0.5, threshold=0.5, edge_weight=1.0
-            ),
-            "partition metrics": lambda: metrics.partition_scores(
-                sample["region"], sample["region"]
-            ),
-            "confusion matrix": lambda: metrics.confusion_matrix(
-                sample["semantic"], sample["semantic"], 8
-            ),
-        }
-        print(
-            f"milliseconds a picture of {size}:",
-            ", ".join(f"{n} {median_milliseconds(w):.2f}" for n, w in work.items()),
-        )
-    images = torch.rand(8, 3, 64, 64).contiguous(memory_format=torch.channels_last)
-    fused, two = (
-        kind(recipes.TASKS).to(memory_format=torch.channels_last)
-        for kind in (models.FusionModel, models.TwoNetworks)
-    )
+    base, added = map(statistics.median, zip(*[numbers(IMPORTS) for _ in range(5)]))
+    print(f"import torch, torchvision: {base:.2f} s; core and engine of fusion_lib: {added:.2f} s")
+    samples = {"64 x 64": datasets.Scenes("val")[0]}
+    if (files.cache_folder() / datasets.StanfordBackground.cache_name()).is_dir():
+        samples["240 x 320"] = datasets.StanfordBackground("val")[0]
+        read = speed.seconds(read_photographs, 3)
+        print(f"all 715 photographs read from their cache: {read:.2f} s")
+    for size, sample in samples.items():
+        works = of_a_picture(sample).items()
+        costs = ", ".join(f"{name} {1e3 * speed.seconds(work, 20):.2f}" for name, work in works)
+        print(f"milliseconds a picture of {size}: {costs}")
+    cpu, both = torch.device("cpu"), _fused_and_two()
     for name, backward in (("training step", True), ("prediction", False)):
-        fused.train(backward), two.train(backward)
-        pairs = [
-            [models.time_step(model, images, backward=backward) for model in (fused, two)]
-            for _ in range(5)
-        ]
+        rates = speed.network_rates(cpu, both, (8, 3, 64, 64), backward)
+        fused, two = (8e3 / rate for rate in rates.values())
         print(
-            f"{name}, 8 scenes: fused {np.median([f for f, _ in pairs]):.1f} ms, two networks"
-            f" {np.median([t for _, t in pairs]):.1f} ms, ratio"
-            f" {np.median([f / t for f, t in pairs]):.2f}"
+            f"{name}, 8 scenes: fused {fused:.1f} ms, two networks {two:.1f} ms, ratio"
+            f" {fused / two:.2f}"
         )
-    photographs = torch.rand(8, 3, 192, 256).contiguous(memory_format=torch.channels_last)
-    design = {**recipes.PHOTOGRAPHS_FUSED.model, "pretrained": False}
-    own, apart = (
-        models.FusionModel(recipes.TASKS, **design),
-        models.TwoNetworks(recipes.TASKS, **design | {"sharing": "hard"}),
-    )
-    own, apart = (model.to(memory_format=torch.channels_last).train() for model in (own, apart))
-    pairs = [
-        [models.time_step(model, photographs, repeats=2) for model in (own, apart)]
-        for _ in range(3)
-    ]
-    print(
-        f"training step, 8 photographs: own decoders {np.median([o / a for o, a in pairs]):.2f} of"
-        " two networks"
-    )
-    print(
-        f"parameters: fused {models.count_parameters(fused):,}, two networks"
-        f" {models.count_parameters(two):,}"
-    )
-    for path in sorted(run.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        seconds, megabytes = notebook_cost(path)
+    design = recipes.PHOTOGRAPHS_FUSED.model | {"pretrained": False}
+    own = models.FusionModel(recipes.TASKS, **design)
+    apart = models.TwoNetworks(recipes.TASKS, **design | {"sharing": "hard"})
+    rates = speed.network_rates(cpu, {"own": own, "apart": apart}, (8, 3, 192, 256))
+    ratio = rates["apart"] / rates["own"]
+    print(f"training step, 8 photographs: own decoders {ratio:.2f} of two networks")
+    counts = [f"{name} {models.count_parameters(model):,}" for name, model in both.items()]
+    print(f"parameters: {', '.join(counts)}")
+    for path in notebooks.paths():
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, megabytes = numbers(NOTEBOOK, path, folder)
         print(f"{path.stem}: {seconds:.0f} s, peak memory {megabytes:.0f} MB")
 
 
-def notebook_cost(path: Path) -> tuple[float, float]:
-    """Seconds and peak memory (MB, of its kernel) of one notebook, executed in a process of its
-    own."""
-    code = (
-        "import nbformat, resource, sys, pathlib; from fusion_lib import run;"
-        " run.execute(nbformat.read(sys.argv[1], 4), pathlib.Path(sys.argv[1]).stem,"
-        " pathlib.Path(sys.argv[2])); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss"
-        " / 1024)"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code, path, folder], capture_output=True, text=True, check=True
-        )
-        return time.perf_counter() - began, float(done.stdout.split()[-1])
+def main(arguments: list[str]) -> None:
+    """Print this device's figures; with --store, those of training alone, and keep them."""
+    if "--store" not in arguments:
+        everything()
+    device = devices.choose_device()
+    cuda = device.type == "cuda"
+    measured = report(device, steps=50 if cuda else 3, batch_size=32 if cuda else 8)
+    name = f"{machine.processor()}, {torch.get_num_threads()} threads"
+    if device.type != "cpu":
+        name = torch.cuda.get_device_name() if cuda else "Apple MPS"
+    print("\n".join(lines(name, measured)))
+    if "--store" in arguments:
+        content = json.dumps({**stored(), name: measured}, indent=1) + "\n"
+        files.write_whole(STORED, content.encode())
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

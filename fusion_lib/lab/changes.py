@@ -4,33 +4,21 @@ half hidden, noise.
 `CHANGES` declares every change with its severities; severity 0 changes nothing. Scenes are rendered
 again where the generator has a knob for it, so that the same scene appears under the change with
 labels that stay exact. Photographs can only be changed pixel by pixel. A picture keeps what was
-drawn for it (the place of a shadow, the tint of a cast)
-at all severities: from one severity to the next only the strength grows.
+drawn for it (the place of a shadow, the tint of a cast) at all severities: only the strength grows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from fusion_lib import evaluation
+from fusion_lib import evaluation, scenes
 from fusion_lib.datasets import Scenes, SegmentationDataset
 from fusion_lib.prediction import predict
 from fusion_lib.regions import fuse, has_regions
-from fusion_lib.scenes import (
-    REGION_VOID,
-    SEMANTIC_VOID,
-    SMALLEST_REGION,
-    SPLITS,
-    THINGS,
-    Scene,
-    connected_regions,
-    render,
-    sample_scene,
-)
 from fusion_lib.targets import boundary_mask
 
 GRAIN = 0.05  # standard deviation of the noise in an unchanged scene, pixel values from 0 to 1
@@ -45,33 +33,26 @@ MEASURED = {
 
 @dataclass(frozen=True)
 class Change:
-    """A change and its severities.
+    """A change and its severities: one value each, of which the first changes nothing.
 
-    Args:
-        name: one word.
-        unit: what the values say.
-        values: one a severity; the first changes nothing.
-        pixels: image (H, W, 3) float from 0 to 255, value, random generator -> image. None: scenes
-            only.
-        scene: scene, value, random generator -> what `scenes.render` returns. None: scenes are
-            changed by `pixels` too.
+    `pixels` makes of an image (H, W, 3) float from 0 to 255, a value and a random generator another
+    image; None where only scenes can change. `scene` makes of a scene, a value and a generator what
+    `scenes.render` returns; None where scenes are changed by `pixels` too.
     """
 
-    name: str
-    unit: str
+    name: str  # one word
+    unit: str  # what the values say
     values: tuple[float, ...]
     pixels: Callable[[np.ndarray, float, np.random.Generator], np.ndarray] | None = None
-    scene: Callable[[Scene, float, np.random.Generator], tuple] | None = None
+    scene: Callable[[scenes.Scene, float, np.random.Generator], tuple] | None = None
 
 
 class Changed(SegmentationDataset):
     """The pictures of a split under one change.
 
     Args:
-        dataset: split -> data set, for example `datasets.Scenes`.
-        split: "train", "val" or "test".
-        change: a name in `CHANGES`.
-        severity: 0 (unchanged) to `len(CHANGES[change].values) - 1`.
+        dataset, split: split -> data set, for example `datasets.Scenes`; "train", "val" or "test".
+        change, severity: a name in `CHANGES`; 0 (unchanged) to the number of its values - 1.
         pictures: how many, spread evenly over the split; default all.
 
     Raises:
@@ -79,20 +60,18 @@ class Changed(SegmentationDataset):
             than there are.
     """
 
-    def __init__(
-        self, dataset: Callable, split: str, change: str, severity: int, pictures: int | None = None
-    ):
+    def __init__(self, dataset, split: str, change: str, severity: int, pictures=None):
         super().__init__()
         if change not in CHANGES:
             raise ValueError(f"change is {change!r}; expected one of {list(CHANGES)}")
         self.change, self.base = CHANGES[change], dataset(split)
-        if severity not in range(len(self.change.values)):
-            raise ValueError(
-                f"severity is {severity!r}; expected 0 to {len(self.change.values) - 1}"
-            )
-        if pictures is not None and not 1 <= pictures <= len(self.base):
-            raise ValueError(f"pictures is {pictures}; expected 1 to {len(self.base)}")
-        self.seeds = SPLITS[split] if isinstance(self.base, Scenes) else None
+        last, count = len(self.change.values) - 1, len(self.base)
+        if severity not in range(last + 1):
+            raise ValueError(f"severity is {severity!r}; expected 0 to {last}")
+        pictures = count if pictures is None else pictures
+        if not 1 <= pictures <= count:
+            raise ValueError(f"pictures is {pictures}; expected 1 to {count}")
+        self.seeds = scenes.SPLITS[split] if isinstance(self.base, Scenes) else None
         if self.seeds is None and self.change.pixels is None:
             raise ValueError(
                 f"change is {change!r}, which only scenes can undergo; expected one of"
@@ -100,12 +79,7 @@ class Changed(SegmentationDataset):
             )
         self.classes, self.further_classes = self.base.classes, self.base.further_classes
         self.value = self.change.values[severity]
-        self.indices = (
-            np.linspace(0, len(self.base) - 1, pictures or len(self.base))
-            .round()
-            .astype(int)
-            .tolist()
-        )
+        self.indices = np.linspace(0, count - 1, pictures).round().astype(int).tolist()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -114,17 +88,13 @@ class Changed(SegmentationDataset):
         index = self.indices[index]
         chance = np.random.default_rng([index, *self.change.name.encode()])
         if self.seeds is not None and self.change.scene is not None:
-            return self.change.scene(sample_scene(self.seeds[index]), self.value, chance)
-        image, semantic, region = self.base.read(index)
-        return (
-            _to_bytes(self.change.pixels(image.astype(float), self.value, chance)),
-            semantic,
-            region,
-        )
+            return self.change.scene(scenes.sample_scene(self.seeds[index]), self.value, chance)
+        image, *labels = self.base.read(index)
+        assert self.change.pixels is not None  # see __init__
+        return _to_bytes(self.change.pixels(image.astype(float), self.value, chance)), *labels
 
     def read_further(self, index: int):
-        """As the pictures had them: a change may move the labels of scenes only, and these have no
-        further ones."""
+        """As the pictures had them: only scenes' labels move, and they have no further ones."""
         return self.base.read_further(self.indices[index])
 
 
@@ -143,16 +113,18 @@ def _side(chance: np.random.Generator) -> int:
     return 1 if chance.random() < 0.5 else -1
 
 
-def _rendered(knob: str, either_side: bool = False):
-    """A scene rendered again with one knob turned; to the one or the other side, as chance has it
-    for the picture."""
-    return lambda scene, value, chance: render(
-        scene, **{knob: value * (_side(chance) if either_side else 1)}
-    )
+def _rendered(knob: str):
+    """A scene rendered again with one knob turned."""
+    return lambda scene, value, chance: scenes.render(scene, **{knob: value})
 
 
-def _noisier_scene(scene, value, chance):
-    return render(scene, noise=float(np.hypot(GRAIN, value)))
+def _either(knob: str):
+    """The same to the one or the other side, as chance has it for the picture."""
+    return lambda scene, value, chance: scenes.render(scene, **{knob: value * _side(chance)})
+
+
+def _noisier(scene, value, chance):
+    return scenes.render(scene, noise=float(np.hypot(GRAIN, value)))
 
 
 def _light(image, value, chance):
@@ -167,11 +139,8 @@ def _gradient(image, value, chance):
 def _shadow(image, value, chance):
     """A straight band across the picture, its edges 0.08 picture heights soft."""
     x, y = _places(image)
-    angle, offset, half_width = (
-        np.pi * chance.random(),
-        0.5 * (chance.random() - 0.5),
-        0.15 + 0.1 * chance.random(),
-    )
+    first, second, third = chance.random(3)
+    angle, offset, half_width = np.pi * first, 0.5 * (second - 0.5), 0.15 + 0.1 * third
     distance = abs(x * np.cos(angle) + y * np.sin(angle) - offset)
     return image * (1 - value * np.clip((half_width - distance) / 0.08 + 0.5, 0, 1))[..., None]
 
@@ -192,18 +161,15 @@ def _blur(image, value, chance):
 
 
 def _covered(scene, share, chance):
-    """Hide a share of every thing's visible pixels behind a patch that comes from one side; hidden
-    pixels are void.
+    """Hide a share of every thing's visible pixels behind a patch that comes from one side.
 
     A patch is a part of the box around its thing and spares other things, so that each loses just
-    its share. Nobody can
-    know what is behind it and the patch itself has no class: both label maps are void there. What
-    is left of the
-    regions is connected and not tiny, as `scenes.render` guarantees.
+    its share. It has no class, and nobody can know what is behind it: both label maps are void
+    there. What is left of the regions is connected and not tiny, as from `scenes.render`.
     """
-    image, semantic, region = render(scene)
+    image, semantic, region = scenes.render(scene)
     covered, painted = np.zeros(region.shape, bool), image.astype(float)
-    thing = np.isin(semantic, THINGS)
+    thing = np.isin(semantic, scenes.THINGS)
     rows, columns = np.indices(region.shape)
     for number in np.unique(region[thing]):
         angle, colour = 2 * np.pi * chance.random(), 255 * (0.15 + 0.7 * chance.random(3))
@@ -217,80 +183,40 @@ def _covered(scene, share, chance):
             patch &= (places >= places[own].min() - MARGIN) & (places <= places[own].max() + MARGIN)
         painted[patch], covered = colour, covered | patch
     painted[covered] += 255 * GRAIN * chance.standard_normal(image.shape)[covered]
-    region = connected_regions(np.where(covered, REGION_VOID, region))
-    void = (region == REGION_VOID) | (np.bincount(region.ravel() + 1)[region + 1] < SMALLEST_REGION)
-    region = connected_regions(np.where(void, REGION_VOID, region))
-    return _to_bytes(painted), np.where(void, SEMANTIC_VOID, semantic), region
+    region = scenes.connected_regions(np.where(covered, scenes.REGION_VOID, region))
+    sizes = np.bincount(region.ravel() + 1)[region + 1]
+    void = (region == scenes.REGION_VOID) | (sizes < scenes.SMALLEST_REGION)
+    region = scenes.connected_regions(np.where(void, scenes.REGION_VOID, region))
+    return _to_bytes(painted), np.where(void, scenes.SEMANTIC_VOID, semantic), region
 
 
-CHANGES = {
-    change.name: change
-    for change in (
-        Change(
-            "dark", "factor on the light", (1, 0.75, 0.55, 0.4, 0.3), _light, _rendered("light")
-        ),
-        Change(
-            "bright", "factor on the light", (1, 1.3, 1.6, 1.9, 2.2), _light, _rendered("light")
-        ),
-        Change(
-            "gradient",
-            "change of the light from one side to the other",
-            (0, 0.4, 0.8, 1.2, 1.6),
-            _gradient,
-            _rendered("light_slope", True),
-        ),
-        Change(
-            "shadow", "share of the light that a shadow takes", (0, 0.25, 0.45, 0.6, 0.75), _shadow
-        ),
-        Change(
-            "cast",
-            "logarithm of the factor on the favoured colour",
-            (0, 0.2, 0.35, 0.5, 0.7),
-            _cast,
-        ),
-        Change("larger", "magnification", (1, 1.3, 1.6, 2, 2.5), scene=_rendered("scale")),
-        Change("smaller", "magnification", (1, 0.8, 0.65, 0.5, 0.4), scene=_rendered("scale")),
-        Change(
-            "rotation",
-            "angle of the camera in degrees",
-            (0, 10, 20, 30, 45),
-            scene=_rendered("rotation", True),
-        ),
-        Change(
-            "perspective",
-            "keystone distortion",
-            (0, 0.3, 0.6, 0.9, 1.2),
-            scene=_rendered("perspective", True),
-        ),
-        Change(
-            "occlusion",
-            "share of every thing that is covered",
-            (0, 0.2, 0.4, 0.6, 0.8),
-            scene=_covered,
-        ),
-        Change(
-            "noise",
-            "standard deviation of the added noise, pixel values from 0 to 1",
-            (0, 0.04, 0.08, 0.12, 0.18),
-            _noise,
-            _noisier_scene,
-        ),
-        Change(
-            "blur",
-            "standard deviation of the blur in picture heights",
-            (0, 0.008, 0.016, 0.024, 0.036),
-            _blur,
-        ),
-    )
-}
-PIXEL_CHANGES = tuple(
-    name for name, change in CHANGES.items() if change.pixels is not None
-)  # photographs too
+_LIGHT, _SCALE, _TURN = "factor on the light", "magnification", "angle of the camera in degrees"
+_SLOPE = "change of the light from one side to the other"
+_SHADE = "share of the light that a shadow takes"
+_TINT = "logarithm of the factor on the favoured colour"
+_GRAIN = "standard deviation of the added noise, pixel values from 0 to 1"
+_SOFT = "standard deviation of the blur in picture heights"
+_SHARE = "share of every thing that is covered"
+_KEY = "keystone distortion"
+_DECLARED = (
+    Change("dark", _LIGHT, (1, 0.75, 0.55, 0.4, 0.3), _light, _rendered("light")),
+    Change("bright", _LIGHT, (1, 1.3, 1.6, 1.9, 2.2), _light, _rendered("light")),
+    Change("gradient", _SLOPE, (0, 0.4, 0.8, 1.2, 1.6), _gradient, _either("light_slope")),
+    Change("shadow", _SHADE, (0, 0.25, 0.45, 0.6, 0.75), _shadow),
+    Change("cast", _TINT, (0, 0.2, 0.35, 0.5, 0.7), _cast),
+    Change("larger", _SCALE, (1, 1.3, 1.6, 2, 2.5), scene=_rendered("scale")),
+    Change("smaller", _SCALE, (1, 0.8, 0.65, 0.5, 0.4), scene=_rendered("scale")),
+    Change("rotation", _TURN, (0, 10, 20, 30, 45), scene=_either("rotation")),
+    Change("perspective", _KEY, (0, 0.3, 0.6, 0.9, 1.2), scene=_either("perspective")),
+    Change("occlusion", _SHARE, (0, 0.2, 0.4, 0.6, 0.8), scene=_covered),
+    Change("noise", _GRAIN, (0, 0.04, 0.08, 0.12, 0.18), _noise, _noisier),
+    Change("blur", _SOFT, (0, 0.008, 0.016, 0.024, 0.036), _blur),
+)
+CHANGES = {change.name: change for change in _DECLARED}
+PIXEL_CHANGES = tuple(name for name, one in CHANGES.items() if one.pixels)  # photographs too
 
 
-def border_errors(
-    truth_region, truth_semantic, prediction, edges=BORDER_EDGES
-) -> tuple[np.ndarray, np.ndarray]:
+def border_errors(truth_region, truth_semantic, prediction, edges=BORDER_EDGES):
     """How many pixels lie at what distance from a border of the true regions, and how many of them
     have a wrong class.
 
@@ -299,39 +225,28 @@ def border_errors(
     edges[k + 1], the last bin its upper end too.
 
     Args: true region map, true and predicted semantic map, each (H, W) integer; edges (K + 1,),
-    growing.
+        growing.
     Returns: all pixels and wrong ones, each (K,) int64, to be summed over pictures; semantic void
-    is left out.
+        is left out.
     Raises: ValueError: the shapes differ, or edges do not grow.
     """
-    region, truth, prediction = (
-        np.asarray(labels) for labels in (truth_region, truth_semantic, prediction)
-    )
+    region, truth, prediction = map(np.asarray, (truth_region, truth_semantic, prediction))
     if not region.shape == truth.shape == prediction.shape:
         raise ValueError(
             f"shapes are {region.shape}, {truth.shape} and {prediction.shape}; expected equal ones"
         )
     boundary = boundary_mask(region)
-    distance = (
-        ndimage.distance_transform_edt(~boundary)
-        if boundary.any()
-        else np.full(boundary.shape, np.inf)
-    )
-    valid = truth != SEMANTIC_VOID
-    return tuple(
-        np.histogram(distance[chosen], edges)[0]
-        for chosen in (valid, valid & (prediction != truth))
-    )
+    distance = np.full(boundary.shape, np.inf)
+    if boundary.any():
+        distance = ndimage.distance_transform_edt(~boundary)
+    valid = truth != scenes.SEMANTIC_VOID
+    wrong = valid & (prediction != truth)
+    return np.histogram(distance[valid], edges)[0], np.histogram(distance[wrong], edges)[0]
 
 
-def border_curves(
-    model, dataset, decoding: dict, size=None, edges=BORDER_EDGES
-) -> dict[str, list[int]]:
-    """`border_errors` summed over a data set: {"pixels", "wrong", "wrong_fused": one number a bin}.
-
-    Args: model, one with the semantic task; dataset, decoding, size as in `evaluation.evaluate`; edges
-    as above.
-    """
+def border_curves(model, dataset, decoding: dict, size=None) -> dict[str, list[int]]:
+    """`border_errors` summed over a data set: {"pixels", "wrong", "wrong_fused": one number a bin};
+    the model has the semantic task, all else is as in `evaluation.evaluate`."""
     sums: dict[str, np.ndarray] = {}
     for index in range(len(dataset)):
         sample = dataset[index]
@@ -340,44 +255,31 @@ def border_curves(
         if has_regions(outputs):
             maps["wrong_fused"] = fuse(outputs, **decoding)[0]
         for name, labels in maps.items():
-            pixels, wrong = border_errors(sample["region"], sample["semantic"], labels, edges)
+            pixels, wrong = border_errors(sample["region"], sample["semantic"], labels)
             sums[name] = sums.get(name, 0) + wrong
         sums["pixels"] = sums.get("pixels", 0) + pixels
     return {name: counts.tolist() for name, counts in sums.items()}
 
 
-def curves(
-    model,
-    dataset: Callable,
-    decoding: dict,
-    size=None,
-    changes: Iterable[str] = CHANGES,
-    pictures: int | None = None,
-) -> dict[str, list[float]]:
+def curves(model, dataset, decoding: dict, size=None, changes=CHANGES, pictures=None) -> dict:
     """Both tasks' main metrics at every severity of every change, on test pictures.
 
-    Args:
-        model, decoding, size: as in `evaluation.evaluate`.
-        dataset, pictures: as in `Changed`.
-        changes: names in `CHANGES`; for photographs `PIXEL_CHANGES`.
-
-    Returns:
-        {"miou_CHANGE", "miou_fused_CHANGE", "covering_CHANGE": one number a severity}, as far as
-        the model's tasks go.
+    Args: model, decoding, size as in `evaluation.evaluate`; dataset, pictures as in `Changed`;
+        changes, names in `CHANGES`, for photographs `PIXEL_CHANGES`.
+    Returns: {"miou_CHANGE", "miou_fused_CHANGE", "covering_CHANGE": one number a severity}, as far
+        as the model's tasks go.
     """
 
     def scores(change: str, severity: int) -> dict:
         pictured = Changed(dataset, "test", change, severity, pictures)
         return evaluation.evaluate(model, pictured, decoding, size)
 
-    result, unchanged = {}, None
+    result: dict[str, list[float]] = {}
+    unchanged: dict = {}  # the same pictures whatever the change
     for change in changes:
-        unchanged = unchanged or scores(change, 0)  # the same pictures whatever the change
-        severities = [
-            unchanged,
-            *(scores(change, severity) for severity in range(1, len(CHANGES[change].values))),
-        ]
+        unchanged = unchanged or scores(change, 0)
+        changed = [scores(change, severity) for severity in range(1, len(CHANGES[change].values))]
         for name, (group, metric) in MEASURED.items():
             if group in unchanged:
-                result[f"{name}_{change}"] = [one[group][metric] for one in severities]
+                result[f"{name}_{change}"] = [one[group][metric] for one in (unchanged, *changed)]
     return result

@@ -1,242 +1,192 @@
-"""Named experiments whose every number can be made again: declared runs, one row a run in
-data/results/NAME.csv.
+"""The declared experiments behind notebooks 06 to 10, their stored rows, and the command that makes
+the missing ones; interrupt it and call it again as you like.
 
     python -m fusion_lib.lab.experiments --list
-    python -m fusion_lib.lab.experiments NAME      # runs what is missing; interrupt and call again as
-    you like
-
-A file grows by whole rows: it is written beside and swapped in, so that a kill leaves the old or
-the new one. Rows that
-are there are not run again. Long runs go on from their last epoch.
+    python -m fusion_lib.lab.experiments NAME
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-import platform
-import subprocess
+import itertools
 import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 
-import torch
-from filelock import FileLock, Timeout
-from tqdm import tqdm
+import pandas as pd
 
-from fusion_lib.engine.files import data_folder, write_whole
+from fusion_lib.engine.files import data_folder
+from fusion_lib.lab import changes, measures, rivals, runner
+from fusion_lib.lab.measures import STARTS, VALIDATION
+from fusion_lib.lab.runner import Experiment, Table
 
-COST = ("minutes", "memory_mib")
-PROVENANCE = ("commit", "versions", "device", *COST, "settings")
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "scikit-image",
-    "torchjd",
-    "mwatershed",
-    "efficientnet-lite-pytorch",
-    "segmentation-models-pytorch",
-)
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A declared grid.
-
-    Args:
-        about: one sentence.
-        runs: one dict a run; all have the same keys, which together tell the runs apart.
-        measured: names of the numbers that `measure` returns; it may leave some out.
-        settings: run -> everything that decides its result, as JSON can hold it; a stored row made
-            with others is refused.
-        measure: run, folder for what it must not lose -> {measured name: number, "minutes": ...,
-            "memory_mib": ...}.
-    """
-
-    about: str
-    runs: tuple[dict, ...]
-    measured: tuple[str, ...]
-    settings: Callable[[dict], dict]
-    measure: Callable[[dict, Path], dict]
-
-    @property
-    def columns(self) -> list[str]:
-        """Header of the results file: what tells runs apart, what is measured, and how it came
-        about."""
-        return [*self.runs[0], *self.measured, *PROVENANCE]
+COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
+DESIGNS = ("hard sharing", "own blocks", "own decoders")  # tried out on photographs
+TRIED = (*COMPARED[:2], *COMPARED[3:], "affinities")  # "two networks" are the first two
+SEEDS = (0, 1, 2)
+FUSED = "hard sharing"  # FusionModel's default, the design that the experiments chose
+SINGLE_AND_FUSED = (*COMPARED[:2], FUSED)
+TWICE = ("own decoders", "three tasks")  # weigh the region task twice, where runs do not differ
+OF_LOSSES = ("uncertainty", "DWA", "FAMO", "geometric mean", "random")
+OF_GRADIENTS = ("observed sum", "PCGrad", "MGDA", "UPGrad", "Aligned-MTL", "IMTL-G")
+METHODS = (*OF_LOSSES, *OF_GRADIENTS)
+SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
+RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)  # tried out, lower ones for an encoder at the full rate
+LOW_RATES = (3e-4, *RATES[:3])
+ALPHAS = (0.1, 0.25, 0.5, 0.75, 0.9)
+BEST_START = "discriminative"  # in `transfer_tuning`, single and fused
+FEW = (0.05, 0.1, 0.25, 0.5)  # shares of the photographs
+PAIR = ("own decoders", "semantic only")  # fused and single, on small photographs
+OTHER_TASKS = ("region only", "surfaces only", "three tasks")
+# Epochs that take equally long on one thread of a CPU: "time_ratio" in the rows of `rivals`.
+EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 9, "FPN": 12, "LRASPP": 14}
+CURVES = tuple(f"{metric}_{change}" for metric in changes.MEASURED for change in changes.CHANGES)
 
 
-class Table:
-    """The results file of an experiment: which runs are done, and what is wrong with it.
-
-    Raises:
-        ValueError: the file has other columns, or a declared run was made with other settings; says
-            what changed. Or two declared runs would have the same cells.
-    """
-
-    def __init__(self, experiment: Experiment, path: Path):
-        self.experiment, self.path = experiment, Path(path)
-        self.declared = {self.key(run): run for run in experiment.runs}
-        if len(self.declared) < len(experiment.runs):
-            raise ValueError(
-                f"{self.path.stem} declares two runs that look the same in five digits"
-            )
-        self.content = b""  # of the file; its rows are kept as they are
-        self.rows: dict[tuple, dict] = {}  # run's key -> its row
-        self.problems: list[str] = []
-        if self.path.exists():
-            self.content = self.path.read_bytes()
-            self._read()
-
-    def key(self, run: dict) -> tuple:
-        """What tells a run from the others, as the file spells it."""
-        return tuple(_text(run[name]) for name in self.experiment.runs[0])
-
-    def missing(self) -> list[dict]:
-        """The declared runs without a row that can be used."""
-        return [run for run in self.experiment.runs if self.key(run) not in self.rows]
-
-    def append(self, run: dict, numbers: dict) -> None:
-        """Add a row and write the whole file anew, beside and then in its place.
-
-        Raises:
-            ValueError: numbers holds what is not declared, or what is no number; nothing was
-                written.
-        """
-        unknown = set(numbers) - {*self.experiment.measured, *COST}
-        if unknown:
-            raise ValueError(
-                f"numbers holds {sorted(unknown)}, which the experiment does not declare as"
-                " measured"
-            )
-        values = {
-            **run,
-            **numbers,
-            **_provenance(),
-            "settings": _json(self.experiment.settings(run)),
-        }
-        row = {column: _text(values.get(column)) for column in self.experiment.columns}
-        try:
-            stored = self._numbers(row)
-        except ValueError as error:
-            raise ValueError(f"numbers holds what is no number ({error})") from None
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        if not self.content:
-            writer.writerow(self.experiment.columns)
-        elif not self.content.endswith(b"\n"):
-            buffer.write("\n")
-        writer.writerow(row.values())
-        content = self.content + buffer.getvalue().encode()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, content)
-        self.content = content
-        self.rows[self.key(run)] = {**row, **run, **stored}
-
-    def _read(self) -> None:
-        first, *lines = self.content.decode(errors="surrogateescape").removesuffix("\n").split("\n")
-        header = _cells(first)
-        if header != self.experiment.columns:
-            gone, new = (
-                set(header) - set(self.experiment.columns),
-                set(self.experiment.columns) - set(header),
-            )
-            raise ValueError(
-                f"{self.path.name} is from another version of the experiment: columns"
-                f" {sorted(gone)} are no longer declared, {sorted(new)} are new (or the order"
-                " differs); move the file away and run again"
-            )
-        for number, line in enumerate(lines, 2):
-            problem = self._take(_cells(line), number)
-            if problem:
-                self.problems.append(f"{self.path.name}, line {number}: {problem}; kept, not used")
-
-    def _take(self, cells: list[str], number: int) -> str | None:
-        columns = self.experiment.columns
-        if len(cells) != len(columns):
-            return f"{len(cells)} cells where {len(columns)} are expected"
-        row = dict(zip(columns, cells))
-        key = self.key(row)
-        if key not in self.declared:
-            return f"a run that is not declared: {dict(zip(self.experiment.runs[0], key))}"
-        try:
-            numbers, settings = self._numbers(row), json.loads(row["settings"])
-            if not isinstance(settings, dict):
-                raise ValueError("settings is no JSON object")
-        except ValueError as error:
-            return f"a cell cannot be read ({error})"
-        if key in self.rows:
-            return "the same run as an earlier line"
-        now = json.loads(_json(self.experiment.settings(self.declared[key])))
-        if settings != now:
-            pairs = {
-                k: (settings.get(k, "not there"), now.get(k, "not there"))
-                for k in sorted({*settings, *now})
-            }
-            changed = {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}
-            raise ValueError(
-                f"{self.path.name}, line {number}, is from another version of the experiment; "
-                f"changed (there, now): {changed}; move the file away and run again"
-            )
-        self.rows[key] = {**row, **self.declared[key], **numbers}
-        return None
-
-    def _numbers(self, row: dict[str, str]) -> dict:
-        return {name: _number(row[name]) for name in (*self.experiment.measured, *COST)}
+def _grid(**values) -> tuple[dict, ...]:
+    """One run for each combination; what is no tuple is the same in all."""
+    lists = [value if isinstance(value, tuple) else (value,) for value in values.values()]
+    return tuple(dict(zip(values, combination)) for combination in itertools.product(*lists))
 
 
-def run(experiment: Experiment, path: Path, scratch: Path) -> None:
-    """Run what is missing. One runner a file at a time.
-
-    Args: path, the results file; scratch, a folder for unfinished runs and trained weights.
-
-    Raises:
-        RuntimeError: another runner is at work on the same file.
-        ValueError: as `Table`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(path.with_suffix(".lock")).acquire(timeout=0)
-    except Timeout:
-        raise RuntimeError(
-            f"another runner is at work on {path.name}; wait until it ends, or stop it"
-        ) from None
-    with lock:
-        table = Table(experiment, path)
-        for problem in table.problems:
-            print(problem, file=sys.stderr)
-        todo = table.missing()
-        _provenance()  # remembers the commit of the code that runs; the files may change meanwhile
-        count = len(experiment.runs)
-        with tqdm(total=count, initial=count - len(todo), desc=path.stem, unit="run") as bar:
-            for declared in todo:
-                bar.set_postfix_str(" ".join(map(str, declared.values())))
-                table.append(
-                    declared,
-                    experiment.measure(
-                        declared, scratch / fingerprint(experiment.settings(declared))
-                    ),
-                )
-                bar.update()
+def _small(**values) -> tuple[dict, ...]:
+    """A grid on small photographs; models of `TWICE` weigh the region task twice."""
+    common = {"data": "small photographs", "epochs": 6, "seed": 0, "beta": 1.0}
+    runs = _grid(**(common | values))
+    return tuple(run | {"beta": 2.0} if run["model"] in TWICE else run for run in runs)
 
 
-def fingerprint(settings: dict) -> str:
-    """A short name for a folder that belongs to these settings."""
-    return hashlib.sha256(_json(settings).encode()).hexdigest()[:16]
+def _experiment(about, runs, measure, measured, settings=measures.settings) -> Experiment:
+    return Experiment(about, runs, measured, settings, partial(measures.train_and, measure))
 
 
-def results(name: str) -> list[dict]:
-    """The stored rows of a declared experiment, numbers as float (None where not measured), in the
-    declared order.
+_tuning = partial(_experiment, measure=measures.validation_scores, measured=VALIDATION)
+_test = partial(_experiment, measure=measures.full_test_scores, measured=tuple(measures.TEST))
+_main = partial(_experiment, measure=measures.main_test_scores, measured=tuple(measures.MAIN))
+_photographs = partial(_grid, data="photographs")
+EXPERIMENTS = {
+    "tuning": _tuning(
+        "Learning rates tried out on validation scenes, the same number for every model.",
+        _grid(seed=0, learning_rate=(4e-3, 8e-3, 1.6e-2), model=TRIED),
+    ),
+    "designs": _tuning(
+        "Learning rates, designs and beta tried out on validation pictures of the photographs.",
+        _photographs(epochs=6, seed=0, learning_rate=(2e-3, 4e-3), beta=1.0, model=COMPARED[:2])
+        + _photographs(epochs=6, seed=0, learning_rate=2e-3, beta=(1.0, 2.0), model=DESIGNS),
+        measured=(*VALIDATION, "covering", "miou_fused"),
+        measure=measures.decoded_validation_scores,
+    ),
+    "transfer_tuning": _tuning(
+        "Small photographs: learning rates tried out for every start, single and fused.",
+        _small(start=tuple(STARTS)[:4], learning_rate=RATES, model=PAIR)
+        + _small(start="full", learning_rate=LOW_RATES, model=PAIR),
+    ),
+    "tasks_tuning": _tuning(
+        "Small photographs: learning rates tried out for other tasks alone and three together.",
+        _small(start=BEST_START, learning_rate=RATES, model=OTHER_TASKS),
+        measured=(*VALIDATION, "val_miou_surfaces"),
+    ),
+    "full_resolution": _test(
+        "Photographs at their own size, five folds, single and fused. For a GPU.",
+        _small(
+            data="whole photographs",
+            epochs=22,
+            fold=(0, 1, 2, 3, 4),
+            start=(BEST_START, "scratch"),
+            model=("semantic only", "region only", "own decoders"),
+        ),
+    ),
+    "rivals_tuning": _tuning(
+        "Small photographs: learning rates tried out for decoders of other libraries.",
+        _small(start=BEST_START, learning_rate=(*RATES, 8.1e-2), model=rivals.DECODERS),
+    ),
+    "transfer": _main(
+        "Small photographs, fold 0: five ways to start, single and fused.",
+        _small(seed=SEEDS, start=tuple(STARTS), model=PAIR)
+        + _small(seed=SEEDS, start=BEST_START, model="region only"),
+        measured=(*measures.MAIN, "moved", "put_back"),
+        measure=measures.scores_and_encoder_changes,
+    ),
+    "few_photographs": _main(
+        "As `transfer`, with a share of the photographs: four starts, single and fused.",
+        _small(seed=SEEDS, pictures=FEW, start=("frozen", BEST_START), model=PAIR)
+        + _small(seed=SEEDS, pictures=FEW[::2], start=("partly frozen", "full"), model=PAIR),
+    ),
+    "folds": _main(
+        "As `transfer`, folds 1 to 4: two starts, single and fused.",
+        _small(start=("scratch", BEST_START), model=PAIR, fold=(1, 2, 3, 4))
+        + _small(start=BEST_START, model="region only", fold=(1, 2, 3, 4)),
+    ),
+    "surfaces": _main(
+        "As `transfer`: the surfaces as a third task, and alone.",
+        _small(seed=SEEDS, start=BEST_START, model=OTHER_TASKS[1:]),
+    ),
+    "rivals": _experiment(
+        "Small photographs: decoders of other libraries on the same encoder, in equal time.",
+        tuple(
+            run
+            for model, epochs in EQUALLY_LONG.items()
+            for run in _small(epochs=epochs, seed=SEEDS, start=BEST_START, model=model)
+        ),
+        measures.score_and_speed,
+        ("miou", "val_curve", "pictures_a_second", "time_ratio", "parameters"),
+    ),
+    "fusion": _test(
+        "Single tasks, two networks and the fused designs on scenes, five seeds each.",
+        _grid(epochs=30, seed=tuple(range(5)), model=COMPARED)
+        + _grid(epochs=SHORT, seed=0, model=FUSED),
+    ),
+    "heads": _test(
+        "As `fusion`, with the region task learned as affinities.",
+        _grid(epochs=30, seed=tuple(range(5)), model="affinities"),
+    ),
+    "photographs": _test(
+        "Single tasks, two networks and fused models on photographs, fold 0, three seeds.",
+        _photographs(epochs=16, seed=SEEDS, beta=1.0, model=COMPARED[:3])
+        + _photographs(epochs=22, seed=SEEDS, beta=2.0, model="own decoders")
+        + _photographs(epochs=22, seed=0, beta=1.0, model=COMPARED[:2])
+        + _photographs(epochs=16, seed=SEEDS, beta=2.0, model="own blocks")
+        + _photographs(epochs=16, seed=0, beta=1.0, model=FUSED),
+    ),
+    "labels": _test(
+        "A share of the semantic labels, all region labels; scenes, three seeds each.",
+        _grid(
+            epochs=30,
+            seed=SEEDS,
+            labels=(0.1, 0.05, 0.25, 0.5, 1.0),
+            model=("semantic only", FUSED),
+        )
+        + _grid(epochs=SHORT, seed=0, labels=0.1, model=FUSED),
+    ),
+    "weighting": _test(
+        "Fixed alpha, beta = 1 - alpha, and methods that weigh by themselves; scenes, three seeds.",
+        _grid(epochs=30, seed=SEEDS, weighting="sum", alpha=ALPHAS, model=FUSED)
+        + _grid(epochs=30, seed=SEEDS, weighting=METHODS, alpha=0.5, model=FUSED)
+        + _grid(epochs=SHORT, seed=0, weighting="observed sum", alpha=0.5, model=FUSED),
+        measured=(*measures.TEST, *measures.SERIES),
+    ),
+    "alphas": _tuning(
+        "alpha, with beta = 1 - alpha, tried out on validation scenes: the plain sum's tuning.",
+        _grid(epochs=30, seed=0, weighting="sum", alpha=ALPHAS, model=FUSED),
+    ),
+    "robustness": _experiment(
+        "Single and fused, trained with and without changes of the light, tested under many.",
+        _grid(
+            data="scenes", epochs=30, seed=SEEDS, light=(0.2, 0.0), beta=1.0, model=SINGLE_AND_FUSED
+        )
+        + _photographs(epochs=16, seed=SEEDS, light=0.3, beta=1.0, model=COMPARED[:2])
+        + _photographs(epochs=16, seed=SEEDS, light=0.3, beta=2.0, model="own blocks")
+        + _grid(data="scenes", epochs=SHORT, seed=0, light=0.2, beta=1.0, model=FUSED),
+        measures.scores_under_changes,
+        (*CURVES, "border_pixels", "border_wrong", "border_wrong_fused"),
+        measures.settings_and_changes,
+    ),
+}
+
+
+def results(name: str) -> pd.DataFrame:
+    """The stored rows of a declared experiment, in the declared order: one row a run, numbers as
+    float, series as lists, NaN or None where not measured.
 
     Rows that cannot be used are left out, with a warning that names their lines.
 
@@ -244,121 +194,53 @@ def results(name: str) -> list[dict]:
         ValueError: unknown experiment, or a results file of another version of it.
         FileNotFoundError: nothing was stored yet.
     """
-    experiment = _named(name)
-    path = data_folder() / "results" / f"{name}.csv"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"name is {name!r}, which has no results yet; call: python -m fusion_lib.lab.experiments"
-            f" {name}"
-        )
-    table = Table(experiment, path)
+    table = _table(name)
     for problem in table.problems:
         warnings.warn(problem, stacklevel=2)
-    return [table.rows[table.key(run)] for run in experiment.runs if table.key(run) in table.rows]
+    rows = [table.rows[key] for key in table.declared if key in table.rows]
+    return pd.DataFrame(rows, columns=table.experiment.columns)
 
 
-def again(name: str, **run) -> tuple[dict, dict]:
-    """Run one declared run now, leaving the file alone; returns the stored row and the new numbers.
+def again(name: str, **which) -> tuple[dict, dict]:
+    """Make one stored row again, leaving the file alone; returns the row and the new numbers.
 
-    Raises:
-        ValueError: no stored row, or more than one, matches `run`.
-    """
-    rows = select(results(name), **run)
-    if len(rows) != 1:
-        raise ValueError(
-            f"run is {run}; expected to match one stored row of {name!r}, it matches {len(rows)}"
-        )
-    experiment = _named(name)
-    declared = next(
-        r for r in experiment.runs if all(rows[0][key] == value for key, value in r.items())
-    )
-    return rows[0], experiment.measure(declared, None)
-
-
-def select(rows: list[dict], **values) -> list[dict]:
-    """The rows whose columns have these values.
+    Args: which, entries that tell the run, for example epochs=3.
 
     Raises:
-        ValueError: the rows have no such column.
+        ValueError: no stored row, or more than one, belongs to such a run.
     """
-    unknown = set(values) - set(rows[0]) if rows else set()
-    if unknown:
+    table = _table(name)
+    found = [
+        key
+        for key, run in table.declared.items()
+        if key in table.rows and which.items() <= run.items()
+    ]
+    if len(found) != 1:
         raise ValueError(
-            f"values names {sorted(unknown)}; the rows have the columns {list(rows[0])}"
+            f"which is {which}; expected to tell one stored row of {name!r} by"
+            f" {list(table.experiment.runs[0])}, it tells {len(found)}"
         )
-    return [row for row in rows if all(row[column] == value for column, value in values.items())]
+    return table.rows[found[0]], table.experiment.measure(table.declared[found[0]], None)
 
 
-def _named(name: str) -> Experiment:
-    from fusion_lib.lab.grids import EXPERIMENTS
+def _table(name: str) -> Table:
+    path = _path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"name is {name!r}, which has no results yet; call: python -m"
+            f" fusion_lib.lab.experiments {name}"
+        )
+    return Table(EXPERIMENTS[name], path)
 
+
+def _path(name: str) -> Path:
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment is {name!r}; expected one of: {', '.join(EXPERIMENTS)}")
-    return EXPERIMENTS[name]
-
-
-@cache
-def _provenance() -> dict[str, str]:
-    versions = [f"python {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            pass
-    device = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    return {"commit": _commit(), "versions": ", ".join(versions), "device": device}
-
-
-def _commit() -> str:
-    """Abbreviated commit of the checkout, with + where the code differs from it; empty outside a
-    checkout."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=10", "HEAD") + (
-            "+" if git("status", "--porcelain", "--", "fusion_lib") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _json(value) -> str:
-    return json.dumps(value, sort_keys=True, default=lambda v: getattr(v, "__name__", str(v)))
-
-
-def _cells(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line]))
-    except csv.Error:
-        return [line]
-
-
-def _text(value) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return " ".join(_text(v) or "nan" for v in value)
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _number(text: str) -> float | list[float] | None:
-    """A stored cell: nothing, one number, or several with spaces between them."""
-    numbers = [float(part) for part in text.split()]
-    return None if not numbers else numbers[0] if len(numbers) == 1 else numbers
+    return data_folder() / "results" / f"{name}.csv"
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named experiment, or list all; returns the exit status."""
-    from fusion_lib.lab.grids import EXPERIMENTS
-
+    """Make the missing rows of the named experiment, or list all; returns the exit status."""
     if arguments == ["--list"]:
         for name, experiment in EXPERIMENTS.items():
             print(f"{name}: {experiment.about} {len(experiment.runs)} runs")
@@ -368,11 +250,8 @@ def main(arguments: list[str]) -> int:
             raise ValueError(
                 f"arguments are {arguments}; expected the name of one experiment, or --list"
             )
-        run(
-            _named(arguments[0]),
-            data_folder() / "results" / f"{arguments[0]}.csv",
-            ROOT / "build" / "experiments",
-        )
+        path = _path(arguments[0])
+        runner.make_missing(EXPERIMENTS[path.stem], path, runner.ROOT / "build" / "experiments")
     except (ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2

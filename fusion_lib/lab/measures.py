@@ -1,297 +1,244 @@
-"""What a declared run means: its recipe, its training, and what is measured on it. Which runs there
-are, `grids` says."""
+"""What a declared run means: its recipe, its training, and what is measured on it.
+
+A run is a dict: "model" (of `MODELS`), "seed", and where they matter "data" (of `DATA`), "start"
+(of `STARTS`), "fold", and fields of `recipes.Recipe`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Subset
 
 from fusion_lib import datasets, metrics, models, prediction
 from fusion_lib.lab import changes, recipes, rivals
-from fusion_lib.lab.experiments import fingerprint
-from fusion_lib.losses import ALL_TARGET_KEYS
 from fusion_lib.models import encoders
 from fusion_lib.regions import has_regions
 
-# What a model learns, whether it is two networks, and which design FusionModel has.
-MODELS = {
-    "semantic only": (("semantic",), "hard"),
-    "region only": (("region",), "hard"),
-    "two networks": (("semantic", "region"), "hard"),
-    "hard sharing": (("semantic", "region"), "hard"),
-    "attention": (("semantic", "region"), "attention"),
-    "own blocks": (("semantic", "region"), "blocks"),
-    "own decoders": (("semantic", "region"), "decoders"),
-    "gates": (("semantic", "region"), "gates"),
-    "affinities": (("semantic", "affinity"), "hard"),
-    "surfaces only": (("surfaces",), "hard"),
-    "three tasks": (("semantic", "region", "surfaces"), "decoders"),
-    **dict.fromkeys(rivals.DECODERS, (("semantic",), None)),
+SEMANTIC, BOTH, SURFACES = {"semantic": 8}, recipes.TASKS, {"surfaces": 3}
+# What a model learns (task -> classes), and which design FusionModel has.
+MODELS: dict[str, tuple[dict[str, int], str | None]] = {
+    "semantic only": (SEMANTIC, "hard"),
+    "region only": ({"region": 3}, "hard"),
+    "two networks": (BOTH, "hard"),  # the two above, of the same seed, side by side
+    "hard sharing": (BOTH, "hard"),
+    "attention": (BOTH, "attention"),
+    "own blocks": (BOTH, "blocks"),
+    "own decoders": (BOTH, "decoders"),
+    "gates": (BOTH, "gates"),
+    "affinities": (recipes.AFFINITY_TASKS, "hard"),
+    "surfaces only": (SURFACES, "hard"),
+    "three tasks": (BOTH | SURFACES, "decoders"),
+    **dict.fromkeys(rivals.DECODERS, (SEMANTIC, None)),
 }
 # How a network begins and what of its encoder learns: further arguments of FusionModel, and the
 # encoder's share of the learning rate. The encoder has five stages.
-STARTS = {
+STARTS: dict[str, tuple[dict, float]] = {
     "scratch": ({"pretrained": False}, 1.0),
     "frozen": ({"frozen_stages": 5}, 1.0),
     "partly frozen": ({"frozen_stages": 3}, 1.0),
     "discriminative": ({}, 0.1),
     "full": ({}, 1.0),
 }
+# Recipe, and what stored settings call the data set, whatever its class is called now.
 DATA = {
-    "scenes": recipes.SCENES,
-    "photographs": recipes.PHOTOGRAPHS,
-    "small photographs": recipes.PHOTOGRAPHS_SMALL,
-    "whole photographs": recipes.PHOTOGRAPHS_WHOLE,
+    "scenes": (recipes.SCENES, "Scenes"),
+    "photographs": (recipes.PHOTOGRAPHS, "StanfordBackground"),
+    "small photographs": (recipes.PHOTOGRAPHS_SMALL, "StanfordBackground"),
+    "whole photographs": (recipes.PHOTOGRAPHS_WHOLE, "StanfordBackground"),
 }
-RECIPE_FIELDS = {field.name for field in fields(recipes.Recipe)} - {
-    "model"
-}  # a run's "model" is a key of MODELS
-# Fields that came after rows had been stored: settings hold them only where they differ from these.
-LATER_FIELDS = {"pictures": 1.0, "encoder_factor": 1.0, "resident": False, "fold": 0}
-# Learning rates with the highest validation score of the experiment `tuning`.
+# Learning rates with the highest validation score in the tuning experiments, for a start or data.
 TUNED = {
-    "semantic only": 4e-3,
-    "region only": 1.6e-2,
-    "hard sharing": 8e-3,
-    "attention": 8e-3,
-    "gates": 1.6e-2,
-    "affinities": 1.6e-2,
+    "scenes": {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3}
+    | {"attention": 8e-3, "gates": 1.6e-2, "affinities": 1.6e-2},
+    "scratch": {"own decoders": 9e-3, "semantic only": 9e-3},
+    "frozen": {"own decoders": 9e-3, "semantic only": 3e-3},
+    "partly frozen": {"own decoders": 9e-3, "semantic only": 3e-3},
+    "full": {"own decoders": 1e-3, "semantic only": 1e-3},
+    "discriminative": {"own decoders": 9e-3, "semantic only": 9e-3, "region only": 9e-3}
+    | {"surfaces only": 9e-3, "three tasks": 9e-3, "Unet": 9e-3, "FPN": 2.7e-2, "LRASPP": 2.7e-2},
 }
-# The same of `transfer_tuning`, `tasks_tuning` and `rivals_tuning`: model and start -> learning
-# rate.
-TUNED_STARTS = {
-    ("own decoders", "scratch"): 9e-3,
-    ("own decoders", "frozen"): 9e-3,
-    ("own decoders", "partly frozen"): 9e-3,
-    ("own decoders", "discriminative"): 9e-3,
-    ("own decoders", "full"): 1e-3,
-    ("semantic only", "scratch"): 9e-3,
-    ("semantic only", "frozen"): 3e-3,
-    ("semantic only", "partly frozen"): 3e-3,
-    ("semantic only", "discriminative"): 9e-3,
-    ("semantic only", "full"): 1e-3,
-    ("region only", "discriminative"): 9e-3,
-    ("surfaces only", "discriminative"): 9e-3,
-    ("three tasks", "discriminative"): 9e-3,
-    ("Unet", "discriminative"): 9e-3,
-    ("FPN", "discriminative"): 2.7e-2,
-    ("LRASPP", "discriminative"): 2.7e-2,
-}
-SHORT_EPOCH = {
-    "train": 48,
-    "val": 16,
-}  # pictures of an epoch that is timed; of the photographs they are 429 and 143
+# Fields of a recipe that settings always name; the others stand there unless at their default.
+ALWAYS_NAMED = ("alpha", "beta", "weighting", "labels")
+SHORT_EPOCH = {"train": 48, "val": 16}  # pictures; of the photographs they are 429 and 143
 
-SEMANTIC = (
-    "miou",
-    "pixel_accuracy",
-    "iou",
-    "covering_areas",
-    "pq_areas",
-)  # iou: one number a class
-REGION = ("covering", "variation_of_information", "adapted_rand_error", "boundary_f")
-VALIDATION = (
-    "val_score",
-    "val_miou_semantic",
-    "val_miou_region",
-)  # mIoU of the pixel classes; the score is their mean
+VALIDATION = ("val_score", "val_miou_semantic", "val_miou_region")  # the score is their mean
 SERIES = ("norm_semantic", "norm_region", "cosine")  # one number an epoch
+# Columns of results files, and where they stand in the scores of `evaluation.evaluate`. "joint" are
+# those of a model of both tasks whose regions are decoded with the help of its class edges.
+TEST = {
+    "miou": "semantic.miou",
+    "pixel_accuracy": "semantic.pixel_accuracy",
+    "iou": "semantic.iou",  # one number a class
+    "covering_areas": "areas.covering",
+    "pq_areas": "areas.panoptic_quality",
+    "covering": "partition.covering",
+    "variation_of_information": "partition.variation_of_information",
+    "adapted_rand_error": "partition.adapted_rand_error",
+    "boundary_f": "partition.boundary_f",
+    "miou_voted": "voted.miou",
+    "pq": "panoptic_quality",
+    "miou_fused": "joint.fused.miou",
+    "iou_fused": "joint.fused.iou",
+    "covering_fused": "joint.partition.covering",
+    "pq_fused": "joint.panoptic_quality",
+    "edge_weight": "joint.decoding.edge_weight",
+    "vote_weight": "joint.decoding.vote_weight",
+}
+SHARED = ("miou", "pixel_accuracy", "covering", "miou_fused")  # `MAIN` decodes but once
+MAIN = {name: TEST[name].removeprefix("joint.") for name in SHARED}
+MAIN["miou_surfaces"] = "surfaces.miou"
 
 
 def recipe_of(run: dict) -> recipes.Recipe:
-    """The recipe of a run: that of its data, with the run's own entries and the tuned learning
-    rate."""
-    base = DATA[run.get("data", "scenes")]
-    tuned = (
-        {"learning_rate": TUNED[run["model"]]}
-        if base is recipes.SCENES and run["model"] in TUNED
-        else {}
-    )
-    if "alpha" in run:
-        run = {**run, "beta": 1 - run["alpha"]}
-    if "start" in run:
-        tuned = {"learning_rate": TUNED_STARTS.get((run["model"], run["start"]))}
+    """The recipe of a run's data, with the tuned learning rate and the run's own entries."""
+    data, model = run.get("data", "scenes"), run["model"]
+    base = DATA[data][0]
     start, encoder_factor = STARTS[run.get("start", "full")]
-    own = {name: value for name, value in run.items() if name in RECIPE_FIELDS}
+    design = {**base.model, "sharing": MODELS[model][1], **start}
+    if model in rivals.DECODERS:
+        design = {"decoder": model, "pretrained": True}
+    own = {field.name: run[field.name] for field in fields(base) if field.name in run}
+    own |= {"model": design, "encoder_factor": encoder_factor}
+    tuned = TUNED.get(run.get("start", data))
+    if tuned and "learning_rate" not in run:
+        own["learning_rate"] = tuned.get(model)
+    if "alpha" in run:
+        own["beta"] = 1 - run["alpha"]
     if run.get("fold"):
         own["dataset"] = partial(base.dataset, fold=run["fold"])
-    design = {**base.model, "sharing": MODELS[run["model"]][1], **start}
-    if run["model"] in rivals.DECODERS:
-        design = {"decoder": run["model"], "pretrained": True}
-    return replace(base, **{**tuned, "encoder_factor": encoder_factor, **own}, model=design)
+    return replace(base, **own)
 
 
 def settings(run: dict) -> dict:
-    """All that decides a run's result."""
+    """All that decides a run's result, as JSON can hold it."""
     if run["model"] == "two networks":
-        return {"networks": [settings({**run, "model": f"{task} only"}) for task in recipes.TASKS]}
-    dataset = recipe_of(run).dataset
-    recipe = asdict(recipe_of(run)) | {
-        "dataset": getattr(dataset, "func", dataset).__name__,
-        "fold": run.get("fold", 0),
-    }
-    recipe = {
-        name: value
-        for name, value in recipe.items()
-        if name not in LATER_FIELDS or value != LATER_FIELDS[name]
-    }
-    return recipe | {"model": run["model"], "design": recipe["model"], "seed": run["seed"]}
+        return {"networks": [settings({**run, "model": f"{task} only"}) for task in BOTH]}
+    recipe = recipe_of(run)
+    pairs = [(field, getattr(recipe, field.name)) for field in fields(recipe)]
+    named = {f.name: v for f, v in pairs if f.name in ALWAYS_NAMED or v != f.default}
+    if run.get("fold"):
+        named["fold"] = run["fold"]
+    named |= {"dataset": DATA[run.get("data", "scenes")][1], "design": recipe.model}
+    return named | {"model": run["model"], "seed": run["seed"]}
 
 
-def train(run: dict, folder: Path | None):
-    """Train the model of a run, or go on with what `folder` holds of it; returns it with its
-    history.
+def settings_and_changes(run: dict) -> dict:
+    """`settings`, and the severities of every change."""
+    return settings(run) | {"changes": {c.name: c.values for c in changes.CHANGES.values()}}
 
-    "two networks" are the semantic-only and the region-only network of the same seed, side by side.
-    """
-    if recipe_of(run).learning_rate is None:
+
+def fingerprint(settings: dict) -> str:
+    """A short name for a folder that belongs to these settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train(run: dict, scratch: Path | None):
+    """Train the model of a run, or go on with what its folder in `scratch` holds; returns model and
+    history. Raises ValueError where no learning rate was tuned for the model and start."""
+    recipe, outputs = recipe_of(run), MODELS[run["model"]][0]
+    if run["model"] == "two networks":
+        both, history = models.TwoNetworks(outputs, **recipe.model), []
+        for task in outputs:
+            network, epochs = train({**run, "model": f"{task} only"}, scratch)
+            both.networks[task].load_state_dict(network.state_dict())
+            history += epochs
+        return both, history
+    if recipe.learning_rate is None:
         raise ValueError(
-            f"model {run['model']!r} has no learning rate for the start {run['start']!r}; run the"
-            " tuning experiment that tries it out, and enter the best into TUNED_STARTS"
+            f"model {run['model']!r} has no learning rate for the start {run.get('start')!r}; run"
+            " the tuning experiment that tries it out, and enter the best into TUNED"
         )
-    if run["model"] != "two networks":
-        return _fit(run, recipe_of(run), folder)
-    outputs = _outputs(run)
-    both, history = models.TwoNetworks(outputs, **recipe_of(run).model), []
-    for task in outputs:
-        alone = {**run, "model": f"{task} only"}
-        network, epochs = train(alone, folder and folder.parent / fingerprint(settings(alone)))
-        both.networks[task].load_state_dict(network.state_dict())
-        history += epochs
-    return both, history
+    return _fit(run, recipe, scratch and scratch / fingerprint(settings(run)))
 
 
 def _fit(run: dict, recipe: recipes.Recipe, folder: Path | None):
     build = rivals.Rival if run["model"] in rivals.DECODERS else models.FusionModel
-    return recipes.fit(recipe, _outputs(run), run["seed"], folder, build)
+    return recipes.fit(recipe, MODELS[run["model"]][0], run["seed"], folder, build)
 
 
-def _outputs(run: dict) -> dict[str, int]:
-    classes = recipes.SURFACES_TASKS | recipes.AFFINITY_TASKS
-    return {task: classes[task] for task in MODELS[run["model"]][0]}
-
-
-def cost(history: list[dict]) -> dict:
-    """Minutes of training and the highest memory in use, from a history."""
-    return {
-        "minutes": sum(e["seconds"] for e in history) / 60,
-        "memory_mib": max(e["memory_mib"] for e in history),
+def train_and(measure: Callable, run: dict, scratch: Path | None) -> dict:
+    """Train a run, and measure the model: `measure` is one of the functions below, (run, model,
+    history) -> {column: number or list of numbers}. Adds what the training took."""
+    model, history = train(run, scratch)
+    return measure(run, model, history) | {
+        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
+        "memory_mib": max(epoch["memory_mib"] for epoch in history),
     }
 
 
-def on_validation(run: dict, folder: Path | None) -> dict:
-    """Train, and report the score by which `training.train` picks its best epoch. The test pictures
-    are not touched."""
-    return _best(train(run, folder)[1])
+def validation_scores(run: dict, model, history: list[dict]) -> dict:
+    """The best epoch, as `training.train` picks it. No test picture is touched."""
+    best = max(history, key=lambda epoch: epoch["val_score"])
+    return {name: best[name] for name in (*VALIDATION, "val_miou_surfaces") if name in best}
 
 
-def decoded_on_validation(run: dict, folder: Path | None) -> dict:
-    """`on_validation`, and covering and mIoU after the decoding, chosen on the same pictures."""
-    model, history = train(run, folder)
+def decoded_validation_scores(run: dict, model, history: list[dict]) -> dict:
+    """`validation_scores`, and covering and mIoU decoded as is best on the same pictures."""
+    numbers, recipe = validation_scores(run, model, history), recipe_of(run)
+    if "region" not in MODELS[run["model"]][0]:
+        return numbers
+    scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
+    return numbers | _chosen({name: MAIN[name] for name in ("covering", "miou_fused")}, scores)
+
+
+def _chosen(columns: dict[str, str], scores: dict) -> dict:
+    """{column: number or list of numbers} of what there is in nested scores."""
+    flat = pd.json_normalize(scores).iloc[0]  # "semantic.miou" etc.
+    return {c: np.asarray(flat[path]).tolist() for c, path in columns.items() if path in flat}
+
+
+def full_test_scores(run: dict, model, history: list[dict]) -> dict:
+    """All of `TEST` and `SERIES`, with a decoding chosen on validation pictures."""
     recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
-    numbers = _best(history)
-    if has_regions(tasks):
-        scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
-        numbers |= {"covering": scores["partition"]["covering"]}
-        if "semantic" in tasks:
-            numbers |= {"miou_fused": scores["fused"]["miou"]}
-    return numbers
+    regions = has_regions(tasks)
+    decoding = recipes.tune_decoding(model, recipe, joint=False) if regions else {}
+    scores = recipes.scores(model, recipe, decoding)
+    if regions and "semantic" in tasks:
+        decoding = recipes.tune_decoding(model, recipe)
+        scores["joint"] = recipes.scores(model, recipe, decoding) | {"decoding": decoding}
+    series = {name: [epoch[name] for epoch in history] for name in SERIES if name in history[0]}
+    return _chosen(TEST, scores) | series
 
 
-def _best(history: list[dict]) -> dict:
-    best = max(history, key=lambda entry: entry["val_score"])
-    return {name: best[name] for name in (*VALIDATION, "val_miou_surfaces") if name in best} | cost(
-        history
-    )
+def main_test_scores(run: dict, model, history: list[dict]) -> dict:
+    """`MAIN` alone, in less time: with a decoding chosen on 40 validation pictures."""
+    recipe, regions = recipe_of(run), has_regions(MODELS[run["model"]][0])
+    decoding = recipes.tune_decoding(model, recipe, pictures=40) if regions else {}
+    return _chosen(MAIN, recipes.scores(model, recipe, decoding))
 
 
-def on_test(run: dict, folder: Path | None) -> dict:
-    """Train, choose the decoding on validation pictures, and measure everything on the test
-    pictures."""
-    model, history = train(run, folder)
-    return _numbers(model, recipe_of(run)) | _series(history) | cost(history)
-
-
-def under_changes(run: dict, folder: Path | None) -> dict:
-    """Train, choose the decoding on unchanged validation pictures, and measure on test pictures
-    under every change."""
-    model, history = train(run, folder and folder.parent / fingerprint(settings(run)))
-    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
-    photographs = recipe.dataset is datasets.StanfordBackground
-    decoding = recipes.tune_decoding(model, recipe) if "region" in tasks else {}
-    which, pictures = (changes.PIXEL_CHANGES, 18) if photographs else (changes.CHANGES, 50)
-    numbers = changes.curves(model, recipe.dataset, decoding, recipes.seen(recipe), which, pictures)
-    if "semantic" in tasks:
-        borders = changes.border_curves(
-            model, recipe.dataset("test"), decoding, recipes.seen(recipe)
-        )
-        numbers |= {f"border_{name}": counts for name, counts in borders.items()}
-    return numbers | cost(history)
-
-
-def changed_settings(run: dict) -> dict:
-    """`settings`, and the severities of every change."""
-    return settings(run) | {
-        "changes": {change.name: change.values for change in changes.CHANGES.values()}
-    }
-
-
-def on_few_test(run: dict, folder: Path | None) -> dict:
-    """Train, choose the decoding on 40 validation pictures, and measure on the test pictures, in
-    less time than `on_test`."""
-    return _few_numbers(run, *train(run, folder))
-
-
-def after_transfer(run: dict, folder: Path | None) -> dict:
-    """`on_few_test`, and what became of an encoder that began with ImageNet weights, none of them
-    frozen.
+def scores_and_encoder_changes(run: dict, model, history: list[dict]) -> dict:
+    """`main_test_scores`, and what became of an encoder that began with ImageNet weights, none of
+    them frozen.
 
     "moved" is, for each stage, how far its weights went: the norm of the change over the norm
     before. "put_back" is the mIoU of the argmax when that stage alone gets its ImageNet weights and
     running statistics again (Zhang et al. 2022, "Are all layers created equal?", section 2).
     """
-    model, history = train(run, folder)
-    numbers, recipe = _few_numbers(run, model, history), recipe_of(run)
+    numbers, recipe = main_test_scores(run, model, history), recipe_of(run)
     if recipe.model["pretrained"] and not recipe.model.get("frozen_stages"):
         pairs = list(zip(encoders.backbone("lite0", pretrained=True).stages, model.encoder.stages))
         numbers["moved"] = [_moved(*pair) for pair in pairs]
-        if "semantic" in model.config["outputs"]:
+        if "semantic" in MODELS[run["model"]][0]:
             numbers["put_back"] = [_put_back(model, recipe, *pair) for pair in pairs]
     return numbers
 
 
-def _few_numbers(run: dict, model, history: list[dict]) -> dict:
-    recipe, tasks = recipe_of(run), model.config["outputs"]
-    decoding = recipes.tune_decoding(model, recipe, pictures=40) if has_regions(tasks) else {}
-    scores = recipes.scores(model, recipe, decoding)
-    numbers = {
-        f"miou_{task}": scores[task]["miou"] for task in tasks if task not in ALL_TARGET_KEYS
-    }
-    if "semantic" in tasks:
-        numbers |= {name: scores["semantic"][name] for name in ("miou", "pixel_accuracy")}
-    if "partition" in scores:
-        numbers["covering"] = scores["partition"]["covering"]
-    if "fused" in scores:
-        numbers["miou_fused"] = scores["fused"]["miou"]
-    return numbers | cost(history)
-
-
-def _moved(before, after) -> float:
-    """Norm of the change of all parameters, over the norm that they had."""
-    old, new = (
-        torch.cat([p.detach().flatten().cpu() for p in stage.parameters()])
-        for stage in (before, after)
-    )
+def _moved(*stages) -> float:
+    old, new = (torch.cat([p.detach().flatten().cpu() for p in s.parameters()]) for s in stages)
     return float((new - old).norm() / old.norm())
 
 
 def _put_back(model, recipe: recipes.Recipe, before, after) -> float:
-    """mIoU on the test pictures with a stage as it was."""
     trained = {name: values.clone() for name, values in after.state_dict().items()}
     after.load_state_dict(before.state_dict())
     try:
@@ -301,83 +248,51 @@ def _put_back(model, recipe: recipes.Recipe, before, after) -> float:
 
 
 def _argmax_miou(model, recipe: recipes.Recipe) -> float:
-    test, confusion = recipe.dataset("test"), 0
-    for index in range(len(test)):
-        sample = test[index]
-        labels = prediction.predict(model, sample["image"], recipes.seen(recipe))[
-            "semantic"
-        ].argmax(0)
-        confusion = confusion + metrics.confusion_matrix(
-            sample["semantic"], labels, len(test.classes)
-        )
+    test, size = recipe.dataset("test"), recipes.seen(recipe)
+    confusion = np.zeros((len(test.classes), len(test.classes)), int)
+    for sample in (test[index] for index in range(len(test))):
+        labels = prediction.predict(model, sample["image"], size)["semantic"].argmax(0)
+        confusion += metrics.confusion_matrix(sample["semantic"], labels, len(test.classes))
     return metrics.semantic_scores(confusion)["miou"]
 
 
-def beside_rivals(run: dict, folder: Path | None) -> dict:
-    """Train, measure names on the test pictures, and time the run in turns with that of the
-    semantic-only network.
+def scores_under_changes(run: dict, model, history: list[dict]) -> dict:
+    """Test pictures under every change, decoded as suits unchanged validation pictures."""
+    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
+    photographs, size = recipe.dataset is datasets.StanfordBackground, recipes.seen(recipe)
+    which, pictures = (changes.PIXEL_CHANGES, 18) if photographs else (changes.CHANGES, 50)
+    decoding = recipes.tune_decoding(model, recipe) if "region" in tasks else {}
+    numbers = changes.curves(model, recipe.dataset, decoding, size, which, pictures)
+    if "semantic" not in tasks:
+        return numbers
+    borders = changes.border_curves(model, recipe.dataset("test"), decoding, size)
+    return numbers | {f"border_{name}": counts for name, counts in borders.items()}
+
+
+def score_and_speed(run: dict, model, history: list[dict]) -> dict:
+    """How well the model names test pictures, and how fast it trains.
 
     "val_curve" is the validation mIoU after each epoch. "pictures_a_second" are training pictures,
-    in the median of five short epochs as `_short_epoch` has them; "time_ratio" is the median of the
-    five quotients of this model's time and the semantic-only network's right after it.
+    in the median of five short epochs (loader, steps and validation); "time_ratio" is the median of
+    the five quotients of this model's time and the semantic-only network's right after it.
     """
-    model, history = train(run, folder)
-    numbers = {
-        "miou": _argmax_miou(model, recipe_of(run)),
-        "val_curve": [entry["val_miou_semantic"] for entry in history],
-    }
     pair = (run, {**run, "model": "semantic only", "beta": 1.0})
-    seconds = np.array([[_short_epoch(one) for one in pair] for _ in range(6)])[
-        1:
-    ]  # the first warms up
-    numbers |= {"pictures_a_second": SHORT_EPOCH["train"] / float(np.median(seconds[:, 0]))}
-    numbers |= {"time_ratio": float(np.median(seconds[:, 0] / seconds[:, 1]))}
-    return numbers | {"parameters": models.count_parameters(model)} | cost(history)
+    seconds = np.array([[_short_epoch(one) for one in pair] for _ in range(6)])
+    ours, other = seconds[1:].T  # the first warms up
+    return {
+        "miou": _argmax_miou(model, recipe_of(run)),
+        "val_curve": [epoch["val_miou_semantic"] for epoch in history],
+        "pictures_a_second": SHORT_EPOCH["train"] / float(np.median(ours)),
+        "time_ratio": float(np.median(ours / other)),
+        "parameters": models.count_parameters(model),
+    }
 
 
 def _short_epoch(run: dict) -> float:
-    """Seconds of an epoch of a fresh model, all of it: loader, steps, and the validation after
-    it."""
-    whole = recipe_of(run).dataset
+    """Seconds of an epoch of a fresh model on the first pictures."""
+    recipe = recipe_of(run)
 
     def first(split: str, transform=None) -> Subset:
-        return Subset(whole(split, transform=transform), range(SHORT_EPOCH[split]))
+        return Subset(recipe.dataset(split, transform=transform), range(SHORT_EPOCH[split]))
 
-    return _fit(run, replace(recipe_of(run), dataset=first, epochs=1), None)[1][0]["seconds"]
-
-
-def _numbers(model, recipe: recipes.Recipe) -> dict:
-    tasks = model.config["outputs"] if isinstance(model, models.FusionModel) else recipes.TASKS
-    decoding = recipes.tune_decoding(model, recipe, joint=False) if has_regions(tasks) else {}
-    scores = recipes.scores(model, recipe, decoding)
-    numbers = {}
-    if "semantic" in tasks:
-        numbers |= {name: scores["semantic"][name] for name in ("miou", "pixel_accuracy")}
-        numbers["iou"] = scores["semantic"]["iou"].tolist()
-        numbers |= {
-            f"{name}_areas": scores["areas"].get(full)
-            for name, full in (("covering", "covering"), ("pq", "panoptic_quality"))
-        }
-    if "partition" in scores:
-        numbers |= {name: scores["partition"][name] for name in REGION}
-    numbers |= {
-        f"miou_{task}": scores[task]["miou"] for task in tasks if task not in ALL_TARGET_KEYS
-    }
-    if "semantic" in tasks and has_regions(tasks):
-        decoding = recipes.tune_decoding(model, recipe)
-        joint = recipes.scores(model, recipe, decoding)
-        numbers |= {name: decoding[name] for name in ("edge_weight", "vote_weight")}
-        numbers |= {"miou_voted": scores["voted"]["miou"], "pq": scores.get("panoptic_quality")}
-        numbers |= {
-            "miou_fused": joint["fused"]["miou"],
-            "covering_fused": joint["partition"]["covering"],
-        }
-        numbers |= {
-            "iou_fused": joint["fused"]["iou"].tolist(),
-            "pq_fused": joint.get("panoptic_quality"),
-        }
-    return {name: value for name, value in numbers.items() if value is not None}
-
-
-def _series(history: list[dict]) -> dict:
-    return {name: [entry[name] for entry in history] for name in SERIES if name in history[0]}
+    return _fit(run, replace(recipe, dataset=first, epochs=1), None)[1][0]["seconds"]

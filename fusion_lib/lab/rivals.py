@@ -22,22 +22,21 @@ class Rival(nn.Module):
     """EfficientNet-Lite0 with a decoder of another library, for the semantic task.
 
     Unet: Ronneberger et al. 2015. FPN: the semantic branch of Kirillov et al. 2019, figure 3.
-    LRASPP: Howard et al. 2019,
-    figure 10, here with the encoder's strides 8 and 32, for Lite0 is not dilated.
+    LRASPP: Howard et al. 2019, figure 10, here with the encoder's strides 8 and 32, for Lite0 is
+    not dilated.
 
-    Args:
-        outputs: {"semantic": number of classes}.
-        decoder: one of `DECODERS`.
-        pretrained: start the encoder from ImageNet weights.
-
-    Shape:
-        images: (N, 3, H, W) float in [0, 1]; H and W are multiples of 32.
-        returns: {"semantic": logits (N, classes, H, W)}.
+    Args: outputs, {"semantic": number of classes}; decoder, one of `DECODERS`; pretrained, start
+        the encoder from ImageNet weights.
+    Shape: images (N, 3, H, W) float in [0, 1], H and W multiples of 32, to {"semantic": logits
+        (N, classes, H, W)}.
 
     Raises:
         ValueError: other tasks, or an unknown decoder.
         ModuleNotFoundError: the extra `rivals` is not installed.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, outputs: dict[str, int], decoder: str, pretrained: bool = True):
         super().__init__()
@@ -55,12 +54,8 @@ class Rival(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         images = (images - self.mean) / self.std
-        logits = self.decoder([images, *self.encoder(images)])
-        return {
-            "semantic": F.interpolate(
-                logits, images.shape[-2:], mode="bilinear", align_corners=False
-            )
-        }
+        logits, size = self.decoder([images, *self.encoder(images)]), images.shape[-2:]
+        return {"semantic": F.interpolate(logits, size, mode="bilinear", align_corners=False)}
 
 
 class _Unet(nn.Sequential):

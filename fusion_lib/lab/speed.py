@@ -1,22 +1,17 @@
-"""How many pictures a second a training run takes in, with one switch after another turned on, and
-how near that is to the limit.
+"""How many pictures a second a training takes in, with one switch after another turned on, and how
+near that is to the limit.
 
-    python -m fusion_lib.lab.speed            # prints a table for this machine
-    python -m fusion_lib.lab.speed --store    # and keeps it in data/results/speed.json, beside those of
-    other devices
-
-Every figure is of whole steps: data, forward, both losses, backward, clipping, update.
+Figures of switches are of whole steps: data, forward, both losses, backward, clipping, update.
+`bench` prints and stores what is measured here.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -28,8 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
 from fusion_lib import datasets, models, targets, training
-from fusion_lib.engine import devices, files, machine
-from fusion_lib.engine.files import write_whole
+from fusion_lib.engine import devices
 from fusion_lib.engine.resident import ResidentLoader
 from fusion_lib.lab import recipes, rivals
 from fusion_lib.losses import FusionLoss
@@ -44,7 +38,6 @@ GROUPS = {
     "loss": ("softmax", "nll"),
     "optimizer": ("optimizer", "adam"),
 }
-STORED = files.data_folder() / "results" / "speed.json"  # device -> its report
 SWITCHES = (
     "data on the device",
     "channels-last",
@@ -53,6 +46,24 @@ SWITCHES = (
     "no waiting",
     "compiled",
 )
+
+
+def seconds(work: Callable, repeats: int) -> float:
+    """Mean time of a call, the device's work included, after two to warm up."""
+    work(), work()
+    _wait()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    _wait()
+    return (time.perf_counter() - began) / repeats
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 def ladder(
@@ -70,27 +81,24 @@ def ladder(
     fused model; pictures are scenes, resized.
 
     Args:
-        steps: timed steps, after two to warm up, in each of three turns; the median turn counts.
+        steps: timed steps in each of three turns; the median turn counts.
         compile: try the last switch too, which takes up to a minute on a CPU.
     """
-    steps_of: dict[str, Callable] = {}
-    rates: dict[str, float | str] = {}  # for now why a switch is left out, "" if it is not
-    for count in range(len(SWITCHES) + 1):
-        on = SWITCHES[:count]
-        name = on[-1] if on else "plain"
-        if name == "compiled" and not compile:
-            rates[name] = "left out, compiling takes longer than these steps"
-        else:
-            steps_of[name], rates[name] = _step(device, on, size, batch_size)
-    running = {name: step for name, step in steps_of.items() if not rates[name]}
-    turns = [
-        {
-            name: _pictures_a_second(step, device, batch_size, steps)
-            for name, step in running.items()
-        }
-        for _ in range(3)
-    ]
-    return rates | {name: statistics.median(turn[name] for turn in turns) for name in running}
+    works: dict[str, Callable] = {}
+    rates: dict[str, float | str] = {}
+    for count, name in enumerate(("plain", *SWITCHES)):
+        rates[name] = "left out, compiling takes longer than these steps"
+        if name != "compiled" or compile:
+            step, rates[name] = _step(device, SWITCHES[:count], size, batch_size)
+            if not rates[name]:
+                works[name] = step
+    return rates | _rates(works, lambda step: seconds(step, steps), batch_size, turns=3)
+
+
+def _rates(works: dict, clock: Callable, pictures: int, turns: int) -> dict[str, float]:
+    """Pictures a second, in the median of several turns, in each of which all have theirs."""
+    times = [[clock(work) for work in works.values()] for _ in range(turns)]
+    return {n: pictures / statistics.median(each) for n, each in zip(works, zip(*times))}
 
 
 def limits(device: torch.device) -> dict[str, float]:
@@ -100,20 +108,16 @@ def limits(device: torch.device) -> dict[str, float]:
     """
     side, megabytes = (8192, 1024) if device.type == "cuda" else (1024, 64)
     matrix = torch.rand(side, side, device=device)
-    short, source = (
-        matrix.to(devices.half_precision(device)),
-        torch.rand(megabytes * 2**18, device=device),
-    )
+    short = matrix.to(devices.half_precision(device))
+    source = torch.rand(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
 
-    def best(work: Callable) -> float:
-        return max(_pictures_a_second(work, device, 1, 5) for _ in range(3))
+    def least(work: Callable) -> float:
+        return min(seconds(work, 5) for _ in range(3))
 
-    products = max(best(lambda: matrix @ matrix), best(lambda: short @ short))
-    return {
-        "operations": 2 * side**3 * products,
-        "bytes": 2 * source.nbytes * best(lambda: target.copy_(source)),
-    }
+    product = min(least(lambda: matrix @ matrix), least(lambda: short @ short))
+    copy = least(lambda: target.copy_(source))
+    return {"operations": 2 * side**3 / product, "bytes": 2 * source.nbytes / copy}
 
 
 def needs(device: torch.device, size: tuple[int, int], batch_size: int) -> dict[str, float]:
@@ -130,19 +134,14 @@ def needs(device: torch.device, size: tuple[int, int], batch_size: int) -> dict[
     batches = iter(loaders(device, size, batch_size)[1])
     with _Traffic() as loader:
         next(batches)
-    return {
-        "operations": counter.get_total_flops() / batch_size,
-        "bytes": (whole.bytes - loader.bytes) / batch_size,
-    }
+    needed = {"operations": counter.get_total_flops(), "bytes": whole.bytes - loader.bytes}
+    return {kind: number / batch_size for kind, number in needed.items()}
 
 
 class _Traffic(TorchDispatchMode):
     """Adds up the bytes that operations read and write: what they are given and what they give;
-    views move nothing.
-
-    An operation in place writes to what it is given. `copy_` and its like do not read what they
-    fill.
-    """
+    views move nothing. An operation in place writes to what it is given; `copy_` and its like do
+    not read what they fill."""
 
     FILL = ("copy_", "zero_", "fill_")
     bytes = 0
@@ -153,32 +152,15 @@ class _Traffic(TorchDispatchMode):
         name = operation.overloadpacket.__name__
         if operation.is_view or name.startswith("empty"):
             return result
-        given = list(zip(operation._schema.arguments, arguments))
-        given += [
-            (argument, options[argument.name])
-            for argument in operation._schema.arguments
-            if argument.name in options
-        ]
-        changed = [
-            value
-            for argument, value in given
-            if argument.alias_info is not None and argument.alias_info.is_write
-        ]
-        read = (
-            []
-            if name.endswith("_like")
-            else [
-                value
-                for _, value in given
-                if not (name in self.FILL and any(value is c for c in changed))
-            ]
-        )
-        written = changed if changed else result
-        self.bytes += sum(
-            tensor.nbytes
-            for tensor in tree_leaves((read, written))
-            if isinstance(tensor, torch.Tensor)
-        )
+        declared = operation._schema.arguments
+        given = list(zip(declared, arguments))
+        given += [(one, options[one.name]) for one in declared if one.name in options]
+        changed = [v for one, v in given if one.alias_info and one.alias_info.is_write]
+        read = [v for _, v in given if not name.endswith("_like")]
+        if name in self.FILL:
+            read = [v for v in read if not any(v is filled for filled in changed)]
+        moved = tree_leaves((read, changed or result))
+        self.bytes += sum(t.nbytes for t in moved if isinstance(t, torch.Tensor))
         return result
 
 
@@ -190,31 +172,30 @@ def decoder_rates(device: torch.device, batch_size: int) -> dict[str, float]:
     Raises:
         ModuleNotFoundError: the extra `rivals` is not installed.
     """
-    names, design = (
-        {"semantic": recipes.TASKS["semantic"]},
-        recipes.PHOTOGRAPHS.model | {"pretrained": False},
-    )
-    networks = {"semantic only": models.FusionModel(names, **design)}
-    networks["own decoders"] = models.FusionModel(recipes.TASKS, **design, sharing="decoders")
-    networks |= {
-        decoder: rivals.Rival(names, decoder, pretrained=False) for decoder in rivals.DECODERS
+    names = {"semantic": recipes.TASKS["semantic"]}
+    design = recipes.PHOTOGRAPHS.model | {"pretrained": False}
+    networks: dict[str, nn.Module] = {
+        "semantic only": models.FusionModel(names, **design),
+        "own decoders": models.FusionModel(recipes.TASKS, **design, sharing="decoders"),
     }
-    networks = {
-        name: network.to(device, memory_format=torch.channels_last).train()
-        for name, network in networks.items()
-    }
-    images = torch.rand(batch_size, 3, 256, 320, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
+    networks |= {name: rivals.Rival(names, name, pretrained=False) for name in rivals.DECODERS}
+    return network_rates(device, networks, (batch_size, 3, 256, 320))
+
+
+def network_rates(
+    device: torch.device, networks: dict, shape: tuple[int, ...], backward: bool = True
+) -> dict[str, float]:
+    """Pictures a second of networks in turns, by `models.time_step`, as fast as the device allows
+    without the compiler; shape (N, 3, H, W)."""
+    images = torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
     precision = devices.half_precision(device) if device.type == "cuda" else torch.float32
-    turns = [
-        [models.time_step(network, images, precision, 3) for network in networks.values()]
-        for _ in range(5)
-    ]
-    return {
-        name: 1e3 * batch_size / statistics.median(times)
-        for name, times in zip(networks, zip(*turns))
-    }
+    for network in networks.values():
+        network.to(device, memory_format=torch.channels_last).train(backward)
+
+    def clock(network: nn.Module) -> float:
+        return models.time_step(network, images, precision, 3, backward) / 1e3
+
+    return _rates(networks, clock, len(images), turns=5)
 
 
 def profile(
@@ -233,23 +214,17 @@ def profile(
     with torch.profiler.profile(activities=activities) as profiler:
         for _ in range(steps):
             step()
-    own = {
-        event.key: event.self_device_time_total if cuda else event.self_cpu_time_total
-        for event in profiler.key_averages()
-    }
-    shares = dict.fromkeys(GROUPS, 0.0)
-    for name, spent in own.items():
-        group = next(
-            (
-                group
-                for group, words in GROUPS.items()
-                if any(word in name.lower() for word in words)
-            ),
-            None,
-        )
-        if group:
-            shares[group] += spent / sum(own.values())
-    return shares | {"other": 1 - sum(shares.values())}
+    own = "self_device_time_total" if cuda else "self_cpu_time_total"
+    return shares({event.key: getattr(event, own) for event in profiler.key_averages()})
+
+
+def shares(spent: dict[str, float]) -> dict[str, float]:
+    """Time of each operation -> share of each of `GROUPS`, and of "other"."""
+    found = dict.fromkeys([*GROUPS, "other"], 0.0)
+    for name, duration in spent.items():
+        fits = (g for g, words in GROUPS.items() if any(word in name.lower() for word in words))
+        found[next(fits, "other")] += duration / sum(spent.values())
+    return found
 
 
 def data_rate(loader, device: torch.device, batches: int = 10) -> float:
@@ -260,64 +235,43 @@ def data_rate(loader, device: torch.device, batches: int = 10) -> float:
         for values in next(stream).values():
             values.to(device)
 
-    return _pictures_a_second(read, device, loader.batch_size, batches)
+    return loader.batch_size / seconds(read, batches)
 
 
 def loaders(
     device: torch.device, size: tuple[int, int], batch_size: int
 ) -> tuple[DataLoader, ResidentLoader]:
     """The same augmented scenes, from the CPU and kept on the device."""
-    recipe = recipes.SCENES
-    steps = [
-        augmentation(size, smallest_crop=0.4, light=recipe.light),
-        targets.RegionTarget(recipe.tau),
-    ]
-    on_cpu = DataLoader(
-        datasets.Scenes("train", transform=v2.Compose(steps)),
-        batch_size,
-        shuffle=True,
-        drop_last=True,
-    )
-    on_device = ResidentLoader(
-        datasets.Scenes("train"),
-        batch_size,
-        size,
-        recipe.tau,
-        device,
-        smallest_crop=0.4,
-        light=recipe.light,
-    )
-    return on_cpu, on_device
+    tau, changes = recipes.SCENES.tau, {"smallest_crop": 0.4, "light": recipes.SCENES.light}
+    transform = v2.Compose([augmentation(size, **changes), targets.RegionTarget(tau)])
+    scenes = datasets.Scenes("train", transform=transform)
+    on_cpu = DataLoader(scenes, batch_size, shuffle=True, drop_last=True)
+    plain = datasets.Scenes("train")
+    return on_cpu, ResidentLoader(plain, batch_size, size, tau, device, **changes)
 
 
 def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> tuple[Callable, str]:
+    """A training step with these switches on, and why one of them cannot be."""
     training.seed_everything(0)
     layout = torch.channels_last if "channels-last" in on else torch.contiguous_format
-    model = models.FusionModel(recipes.TASKS).to(device, memory_format=layout).train()
-    loss, forward, note = FusionLoss(), model, ""
+    half, short = devices.half_precision(device), "16-bit numbers" in on
+    model = models.FusionModel(recipes.TASKS).to(device).to(memory_format=layout).train()
+    loss, problem = FusionLoss(), ""
+    forward: nn.Module = model
     fused = "fused optimizer" in on and device.type != "mps"
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-4, fused=fused, foreach=False if not fused else None
-    )
-    mixed = torch.autocast(
-        device.type, devices.half_precision(device), enabled="16-bit numbers" in on
-    )
-    scaler = torch.amp.GradScaler(
-        device.type,
-        enabled="16-bit numbers" in on and devices.half_precision(device) == torch.float16,
-    )
+    foreach = None if fused else False
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused, foreach=foreach)
+    mixed = torch.autocast(device.type, half, enabled=short)
+    scaler = torch.amp.GradScaler(device.type, enabled=short and half == torch.float16)
     batches = _endless(loaders(device, size, batch_size)["data on the device" in on])
     if "compiled" in on:
+        images = next(batches)["image"].to(device, memory_format=layout)
         with mixed:
-            forward, note = devices.compiled(
-                model, next(batches)["image"].to(device, memory_format=layout)
-            )
+            forward, problem = devices.compiled(model, images)
 
     def step() -> None:
-        batch = {
-            name: values.as_subclass(torch.Tensor).to(device)
-            for name, values in next(batches).items()
-        }
+        values = next(batches).items()
+        batch = {name: value.as_subclass(torch.Tensor).to(device) for name, value in values}
         optimizer.zero_grad()
         with mixed:
             parts = loss(forward(batch["image"].contiguous(memory_format=layout)), batch)
@@ -329,112 +283,8 @@ def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> t
         if "no waiting" not in on:
             parts["total"].item()
 
-    return step, note and f"left out: {note}"
+    return step, problem and f"left out: {problem}"
 
 
-def _pictures_a_second(step: Callable, device: torch.device, batch_size: int, steps: int) -> float:
-    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(
-        device.type, lambda: None
-    )
-    for _ in range(2):
-        step()
-    wait()
-    began = time.perf_counter()
-    for _ in range(steps):
-        step()
-    wait()
-    return batch_size * steps / (time.perf_counter() - began)
-
-
-def _endless(loader) -> Iterator[dict]:
+def _endless(loader):
     return itertools.chain.from_iterable(itertools.repeat(loader))
-
-
-def report(device: torch.device, steps: int, batch_size: int) -> dict:
-    """Everything that is measured on a device for pictures of 240 x 320, ready for JSON; `lines`
-    puts it in words."""
-    size = (240, 320)
-    images = torch.rand(batch_size, 3, *size, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
-    networks = [
-        kind(recipes.TASKS).to(device, memory_format=torch.channels_last).train()
-        for kind in (models.FusionModel, models.TwoNetworks)
-    ]
-    precision = devices.half_precision(device) if device.type == "cuda" else torch.float32
-    pairs = [
-        [models.time_step(network, images, precision, 5) for network in networks] for _ in range(3)
-    ]
-    paths = zip(("loader on the CPU", "data on the device"), loaders(device, size, batch_size))
-    return {
-        "torch": torch.__version__,
-        "size": list(size),
-        "batch": batch_size,
-        "rates": ladder(device, size, batch_size, steps),
-        "data": {name: data_rate(loader, device, max(steps, 10)) for name, loader in paths},
-        "fused_over_two": sorted(fused / two for fused, two in pairs)[1],
-        "limits": limits(device),
-        "needs": needs(device, size, batch_size),
-        "rivals": decoder_rates(device, batch_size),
-    }
-
-
-def stored() -> dict[str, dict]:
-    """The reports that were kept, {device: report}."""
-    return json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
-
-
-def lines(name: str, measured: dict) -> list[str]:
-    """A device's report in words."""
-    height, width = measured["size"]
-    plain = measured["rates"]["plain"]
-    text = [
-        f"{name}; torch {measured['torch']}; {measured['batch']} pictures of {height} x {width}"
-    ]
-    for switch, rate in measured["rates"].items():
-        text.append(
-            f"{switch:20} {rate}"
-            if isinstance(rate, str)
-            else f"{switch:20} {rate:8.1f} pictures a second, {rate / plain:.2f} of plain"
-        )
-    text += [
-        f"{path:20} gives {rate:8.1f} pictures a second" for path, rate in measured["data"].items()
-    ]
-    text.append(f"a fused step takes {measured['fused_over_two']:.2f} of two networks' step")
-    reached = measured["rates"][SWITCHES[-2]]  # the step whose needs were counted
-    for kind, unit in (("operations", "G operations"), ("bytes", "GB")):
-        need, limit = measured["needs"][kind], measured["limits"][kind]
-        text.append(
-            f"{need / 1e9:.2f} {unit} a picture; the device does {limit / 1e9:.0f} {unit} a second,"
-            f" enough for {limit / need:.0f} pictures; reached: {reached * need / limit:.0%}"
-        )
-    text.append(
-        "decoders behind the same encoder, photographs of 256 x 320, forward and backward (own"
-        " decoders: both tasks):"
-    )
-    for network, rate in measured["rivals"].items():
-        text.append(
-            f"{network:20} {rate:8.1f} pictures a second,"
-            f" {rate / measured['rivals']['semantic only']:.2f} of semantic only"
-        )
-    return text
-
-
-def main(arguments: list[str]) -> None:
-    """Print this device's report; with --store, keep it."""
-    device = devices.choose_device()
-    cuda = device.type == "cuda"
-    measured = (
-        report(device, steps=50, batch_size=32) if cuda else report(device, steps=3, batch_size=8)
-    )
-    processor = f"{machine.processor()}, {torch.get_num_threads()} threads"
-    name = (
-        torch.cuda.get_device_name() if cuda else "Apple MPS" if device.type == "mps" else processor
-    )
-    print("\n".join(lines(name, measured)))
-    if "--store" in arguments:
-        write_whole(STORED, (json.dumps({**stored(), name: measured}, indent=1) + "\n").encode())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -43,7 +43,7 @@ def torchrun(what: str, folder: Path, restarts: int = 0) -> tuple[list, str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=1800,  # with room: the machine may be busy
     )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{what}.{rank}.pt") for rank in (0, 1)], done.stdout + done.stderr

@@ -1,7 +1,5 @@
-"""The settings put to work, on made-up pictures: loaders with fewer labels, runs, and the choice of
-a decoding."""
+"""The settings put to work, on made-up pictures: loaders with fewer labels, and runs."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,14 +7,14 @@ import pytest
 import torch
 from examples import RECIPE, Blobs, Reads
 
-from fusion_lib import evaluation, metrics, prediction, training
+from fusion_lib import evaluation, prediction, training, tuning
 from fusion_lib.affinities import decode_affinities
 from fusion_lib.engine import devices
 from fusion_lib.engine.resident import ResidentLoader
 from fusion_lib.lab import recipes
 from fusion_lib.lab.recipes import AFFINITY_TASKS, TASKS, fit, loaders, tune_decoding
 from fusion_lib.models import FusionModel, TwoNetworks
-from fusion_lib.regions import decode_regions, fuse, vote
+from fusion_lib.regions import fuse, vote
 from fusion_lib.targets import region_target
 
 BOTH, SEMANTIC, REGION = TASKS, {"semantic": 8}, {"region": 3}
@@ -280,73 +278,7 @@ def test_fit_with_the_region_task_as_affinities():
     np.testing.assert_array_equal(fuse(outputs, **decoding)[1], expected)
 
 
-# --- the decoding ------------------------------------------------------------------------------
-
-
-def test_decoding_of_a_region_model_has_what_decode_regions_takes():
-    decoding = tune_decoding(Reads("region"), RECIPE)
-    assert list(decoding) == ["smoothing", "threshold"]
-    decode_regions(np.full((3, 8, 8), 1 / 3), **decoding)
-
-
-@pytest.mark.parametrize("joint", [True, False])
-def test_decoding_of_a_model_of_both_tasks_has_what_fuse_takes(joint):
-    decoding = tune_decoding(Reads("semantic", "region"), RECIPE, joint=joint)
-    assert list(decoding) == ["smoothing", "threshold", "edge_weight", "vote_weight"]
-    assert all(type(value) is float for value in decoding.values())  # for the checkpoint's JSON
-    fuse({"semantic": np.zeros((8, 5, 5)), "region": np.zeros((3, 5, 5))}, **decoding)
-    if not joint:
-        assert decoding["edge_weight"] == 0 and decoding["vote_weight"] == 1
-
-
-def test_without_class_edges_both_kinds_of_model_get_the_same_decoding():
-    """What makes a comparison of single-task and fused models fair."""
-    both = tune_decoding(Reads("semantic", "region"), RECIPE, joint=False)
-    alone = tune_decoding(Reads("region"), RECIPE)
-    assert {name: both[name] for name in alone} == alone
-
-
-def test_class_edges_are_used_where_they_help_and_may_be_left_out():
-    """A model that knows its classes better than its regions."""
-    model = Reads("semantic", "region", noise=(0.5, 3.0))
-    assert tune_decoding(model, RECIPE)["edge_weight"] > 0
-    plain = tune_decoding(model, RECIPE, joint=False)
-    assert plain["edge_weight"] == 0 and plain["vote_weight"] == 1
-
-
-@pytest.mark.parametrize("noise", [(3.0, 1.0), (0.5, 3.0)])
-def test_decoding_is_the_best_of_its_grid(noise):
-    """Regions by mean covering over all settings; then, with these regions, the vote's weight by
-    mIoU."""
-    model, val = Reads("semantic", "region", noise=noise), Blobs("val")
-    samples = [val[index] for index in range(len(val))]
-    predicted = [prediction.predict(model, sample["image"]) for sample in samples]
-
-    def coverings(smoothing, threshold, edge_weight):
-        for sample, p in zip(samples, predicted):
-            region = decode_regions(
-                np.exp(p["region"]), smoothing, threshold, np.exp(p["semantic"]), edge_weight
-            )
-            yield metrics.covering(sample["region"], region)
-
-    def miou(vote_weight, setting):
-        confusion = 0
-        for sample, p in zip(samples, predicted):
-            region = decode_regions(
-                np.exp(p["region"]), *setting[:2], np.exp(p["semantic"]), setting[2]
-            )
-            voted = vote(p["semantic"], region, vote_weight)
-            confusion = confusion + metrics.confusion_matrix(sample["semantic"], voted, 8)
-        return metrics.semantic_scores(confusion)["miou"]
-
-    grid = itertools.product((0.5, 1.0, 2.0), (0.5, 0.6, 0.7, 0.8, 0.9), (0.0, 0.5, 1.0))
-    table = {setting: np.mean(list(coverings(*setting))) for setting in grid}
-    assert len(set(table.values())) > 5  # there is something to choose
-    decoding = tune_decoding(model, RECIPE)
-    chosen = decoding["smoothing"], decoding["threshold"], decoding["edge_weight"]
-    assert table[chosen] == max(table.values())
-    mious = {weight: miou(weight, chosen) for weight in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
-    assert mious[decoding["vote_weight"]] == max(mious.values())
+# --- decodings and scores -----------------------------------------------------------------------
 
 
 def test_decoding_looks_at_validation_pictures_only_and_at_as_many_as_told():
@@ -359,6 +291,13 @@ def test_decoding_looks_at_validation_pictures_only_and_at_as_many_as_told():
 
     tune_decoding(Reads("region"), replace(RECIPE, dataset=Watched), pictures=3)
     assert read == [("val", 0), ("val", 1), ("val", 2)]
+
+
+def test_decoding_of_a_recipe_is_that_of_its_validation_pictures():
+    model = Reads("semantic", "region", noise=(0.5, 3.0))
+    for joint in (True, False):
+        expected = tuning.tune_decoding(model, Blobs("val"), (24, 24), joint)
+        assert tune_decoding(model, RECIPE, joint=joint) == expected
 
 
 def test_scores_are_those_of_the_split():

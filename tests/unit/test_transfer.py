@@ -9,7 +9,7 @@ from examples import RECIPE
 from test_further_tasks import MoreBlobs
 
 from fusion_lib import evaluation
-from fusion_lib.lab import grids, measures, recipes
+from fusion_lib.lab import changes, experiments, measures, recipes, runner
 from fusion_lib.models import encoders
 
 TINY = replace(
@@ -22,7 +22,7 @@ TINY = replace(
 
 @pytest.fixture(autouse=True)
 def tiny_photographs(monkeypatch):
-    monkeypatch.setattr(measures, "DATA", {"small photographs": TINY})
+    monkeypatch.setattr(measures, "DATA", {"small photographs": (TINY, "StanfordBackground")})
 
 
 def run(start: str = "full", model: str = "semantic only", **more) -> dict:
@@ -42,7 +42,7 @@ def test_a_model_that_was_not_tuned_is_refused():
         ValueError,
         match="model 'gates' has no learning rate for the start 'full'; run the tuning experiment",
     ):
-        measures.after_transfer(untuned, None)
+        measures.train_and(measures.scores_and_encoder_changes, untuned, None)
 
 
 def test_a_start_decides_what_learns_and_how_fast():
@@ -65,7 +65,7 @@ def test_frozen_stages_have_not_moved(start, frozen):
     assert [measures._put_back(model, TINY, *pair) for pair in pairs[:frozen]] == pytest.approx(
         [miou] * frozen, abs=1e-9
     )
-    assert set(measures.after_transfer(run(start), None)) == {
+    assert set(measures.train_and(measures.scores_and_encoder_changes, run(start), None)) == {
         "miou",
         "pixel_accuracy",
         "minutes",
@@ -74,20 +74,28 @@ def test_frozen_stages_have_not_moved(start, frozen):
 
 
 def test_fully_trained_encoder_has_moved_everywhere():
-    numbers = measures.after_transfer(run("full"), None)
+    numbers = measures.train_and(measures.scores_and_encoder_changes, run("full"), None)
     assert len(numbers["moved"]) == len(numbers["put_back"]) == 5 and min(numbers["moved"]) > 0
-    assert numbers["miou"] == measures.on_few_test(run("full"), None)["miou"]
+    assert (
+        numbers["miou"] == measures.train_and(measures.main_test_scores, run("full"), None)["miou"]
+    )
 
 
 def test_fused_model_is_decoded_and_a_third_task_has_a_score():
-    numbers = measures.after_transfer(run(model="three tasks"), None)
+    numbers = measures.train_and(
+        measures.scores_and_encoder_changes, run(model="three tasks"), None
+    )
     assert {"miou", "covering", "miou_fused", "miou_surfaces", "moved", "put_back"} < set(numbers)
-    alone = set(measures.after_transfer(run(model="surfaces only"), None))
+    alone = set(
+        measures.train_and(measures.scores_and_encoder_changes, run(model="surfaces only"), None)
+    )
     assert {"miou_surfaces", "moved"} < alone and not {"miou", "put_back"} & alone
 
 
 def test_from_scratch_there_is_nothing_to_put_back():
-    assert not {"moved", "put_back"} & set(measures.after_transfer(run("scratch"), None))
+    assert not {"moved", "put_back"} & set(
+        measures.train_and(measures.scores_and_encoder_changes, run("scratch"), None)
+    )
 
 
 def test_how_far_weights_moved_by_hand():
@@ -128,7 +136,7 @@ def test_rival_is_trained_tested_and_timed_in_turns_with_the_single_task_network
         return next(times)
 
     monkeypatch.setattr(measures, "_short_epoch", short_epoch)
-    numbers = measures.beside_rivals(run(model=model, beta=2.0), None)
+    numbers = measures.train_and(measures.score_and_speed, run(model=model, beta=2.0), None)
     assert numbers["time_ratio"] == 2.0 and numbers["pictures_a_second"] == pytest.approx(48 / 6)
     assert seen == [(model, 2.0), ("semantic only", 1.0)] * 6
     assert len(numbers["val_curve"]) == 1 and 0 <= numbers["miou"] <= 1
@@ -144,7 +152,8 @@ def test_short_epoch_trains_and_validates_on_the_first_pictures(monkeypatch):
             read.append((self.split, index))
             return super().read(index)
 
-    monkeypatch.setattr(measures, "DATA", {"small photographs": replace(TINY, dataset=Watched)})
+    watched = (replace(TINY, dataset=Watched), "StanfordBackground")
+    monkeypatch.setattr(measures, "DATA", {"small photographs": watched})
     assert measures._short_epoch(run(model="FPN")) > 0
     assert sorted(set(read)) == [("train", index) for index in range(8)] + [
         ("val", index) for index in range(2)
@@ -153,8 +162,43 @@ def test_short_epoch_trains_and_validates_on_the_first_pictures(monkeypatch):
 
 def test_a_fold_is_the_data_sets_own_and_stands_in_the_settings(monkeypatch):
     monkeypatch.undo()
-    runs = {r["fold"]: r for r in grids.EXPERIMENTS["full_resolution"].runs}
+    runs = {r["fold"]: r for r in experiments.EXPERIMENTS["full_resolution"].runs}
     assert sorted(runs) == [0, 1, 2, 3, 4]
     assert "fold" not in measures.settings(runs[0]) and measures.settings(runs[3])["fold"] == 3
     assert measures.settings(runs[3])["dataset"] == "StanfordBackground"
     assert measures.recipe_of(runs[3]).dataset.keywords == {"fold": 3}
+
+
+GEOMETRIC = {
+    f"{metric}_{change}"
+    for metric in changes.MEASURED
+    for change in set(changes.CHANGES) - set(changes.PIXEL_CHANGES)
+}
+
+
+@pytest.mark.parametrize(
+    "name, model, lacks",
+    [
+        ("designs", "own decoders", {"val_miou_surfaces"}),
+        ("designs", "semantic only", {"covering", "miou_fused"}),
+        ("photographs", "two networks", {"pq", "pq_areas", "pq_fused"}),
+        ("photographs", "region only", {"miou", "miou_fused", "iou", "edge_weight"}),
+        ("weighting", "hard sharing", {"pq", "pq_areas", "pq_fused"}),
+        ("robustness", "hard sharing", GEOMETRIC),
+    ],
+)
+def test_an_experiment_measures_what_it_declares(name, model, lacks, monkeypatch):
+    """A declared run, on made-up pictures and for one epoch."""
+    tiny = replace(TINY, epochs=1, model={"encoder": "small", "width": 4})
+    monkeypatch.setattr(measures, "DATA", dict.fromkeys(("scenes", "photographs"), (tiny, "Blobs")))
+    plain = {change: changes.CHANGES[change] for change in changes.PIXEL_CHANGES}
+    monkeypatch.setattr(changes, "CHANGES", plain)  # the others want scenes
+    changed = changes.Changed
+    monkeypatch.setattr(changes, "Changed", lambda *which: changed(*which[:4], pictures=1))
+    experiment = experiments.EXPERIMENTS[name]
+    declared = next(run for run in experiment.runs[::-1] if run["model"] == model)
+    numbers = experiment.measure({**declared, "epochs": 1}, None)
+    declared_columns = {*experiment.measured, *runner.COST}
+    assert set(numbers) <= declared_columns and not lacks & set(numbers)
+    if model not in ("semantic only", "region only"):
+        assert set(numbers) == declared_columns - lacks

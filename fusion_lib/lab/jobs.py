@@ -1,0 +1,162 @@
+"""The long commands of the Makefile.
+
+python -m fusion_lib.lab.jobs scenes                   # notebooks and scoreboard; `make run`
+python -m fusion_lib.lab.jobs stanford_background      # `make run DATASET=stanford_background`
+python -m fusion_lib.lab.jobs checkpoint_scenes        # or checkpoint_stanford_background
+python -m fusion_lib.lab.jobs picture                  # data/pictures/, shown by the README
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import torch
+from nbconvert import HTMLExporter
+from torchvision.transforms import v2
+
+from fusion_lib import datasets, plots, tuning
+from fusion_lib.engine import checkpoints, files
+from fusion_lib.lab import experiments, measures, notebooks, recipes, scoreboard
+from fusion_lib.scenes import write_sums
+
+ROOT = notebooks.ROOT
+BUILD, DATA = ROOT / "build", ROOT / "data"
+README_SCENE = 14  # one of the better test scenes, and full of touching trees
+PHOTO_CHECKPOINT = "fused_photographs.safetensors"
+SCENES: dict = {"epochs": recipes.SCENES.epochs, "seed": 0}
+PHOTOGRAPHS: dict = {"data": "photographs", "epochs": recipes.PHOTOGRAPHS_FUSED.epochs, "seed": 0}
+# The models that `data/` holds: data set -> file -> the run, as an experiment declares it.
+SHIPPED: dict[str, dict[str, dict]] = {
+    "scenes": {
+        "fused_scenes.safetensors": SCENES | {"model": experiments.FUSED},
+        "attention_scenes.safetensors": SCENES | {"model": "attention"},
+        "gates_scenes.safetensors": SCENES | {"model": "gates"},
+    },
+    "stanford_background": {PHOTO_CHECKPOINT: PHOTOGRAPHS | {"beta": 2.0, "model": "own decoders"}},
+}
+
+
+def scenes() -> int:
+    """Execute every notebook in a copy under build/, write each as .ipynb and .html, and end with
+    the scoreboard."""
+    folder = BUILD / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds, failed = {}, []
+    for path in notebooks.paths():
+        began, notebook = time.perf_counter(), nbformat.read(path, as_version=4)
+        try:
+            notebooks.execute(notebook, path.stem, folder)
+        except notebooks.CellFailed as error:
+            failed.append(str(error))
+            print(error, file=sys.stderr)
+        seconds[path.name[:2]] = f"{time.perf_counter() - began:.0f}"
+        nbformat.write(notebook, folder / path.name)
+        page, _ = HTMLExporter().from_notebook_node(notebook)
+        (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
+    print("\nSeconds a notebook:", ", ".join(f"{name}: {s}" for name, s in seconds.items()))
+    if failed:
+        print("\nFailed; see build/notebooks/:", *failed, sep="\n", file=sys.stderr)
+        return 1
+    rows = scoreboard.classical_rows(recipes.SCENES, tuple(tuning.CLASSICAL), pictures=40)
+    for name in ("semantic only", "region only"):
+        rows[f"{name}, same recipe"] = scoreboard.learned_row(recipes.SCENES, name, folder=None)
+    shipped = files.data_file("fused_scenes.safetensors")
+    for name, path in (("trained in 04", folder / "runs/fused.safetensors"), ("shipped", shipped)):
+        model, facts = checkpoints.load_checkpoint(path)
+        found = scoreboard.tested_row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
+        rows[f"fused, {name}"] = found
+    _publish(scoreboard.table(rows, "Scenes, 100 test pictures, seed 0"), "scenes")
+    return 0
+
+
+def stanford_background() -> int:
+    """Train on photographs (resumed if it was interrupted), test on fold 0, write a scoreboard and
+    fused maps."""
+    folder, photographs = BUILD / "stanford_background", recipes.PHOTOGRAPHS
+    rows = scoreboard.classical_rows(photographs, ("Felzenszwalb",), pictures=15)
+    for name, kind, recipe in (
+        ("semantic only", "ImageNet encoder", photographs),
+        ("fused", "ImageNet encoder", recipes.PHOTOGRAPHS_FUSED),
+        ("fused", "from scratch", recipes.PHOTOGRAPHS_SCRATCH),
+    ):
+        place = folder / (name.split()[0] if kind == "ImageNet encoder" else "scratch")
+        rows[f"{name}, {kind}"] = scoreboard.learned_row(recipe, name, place)
+    title = "Stanford Background, 143 test photographs of fold 0"
+    _publish(scoreboard.table(rows, title), "stanford_background")
+    test = datasets.StanfordBackground("test")
+    for index in range(8):
+        path = folder / "fused_maps" / f"{test.image_ids[index]}.png"
+        _draw(test[index]["image"], folder / "fused" / "model.safetensors", test.classes, path)
+    print(f"fused maps of eight test photographs: {folder.relative_to(ROOT)}/fused_maps/")
+    return 0
+
+
+def checkpoint(data: str) -> int:
+    """Train the models of `SHIPPED` in the folders that their experiments use, and ship them with
+    their decodings; all but the first of the scenes in half precision."""
+    for name, run in SHIPPED[data].items():
+        model, history = measures.train(run, BUILD / "experiments")
+        recipe = measures.recipe_of(run)
+        facts: dict = {"decoding": recipes.tune_decoding(model, recipe)}
+        if data != "scenes":
+            facts["size"] = recipe.size
+        if name != "fused_scenes.safetensors":
+            model.half()
+        minutes = round(scoreboard.minutes(history), 2)
+        checkpoints.save_checkpoint(model, DATA / name, **facts, minutes=minutes)
+    write_sums(DATA)
+    return 0
+
+
+def picture() -> int:
+    """Draw README's picture: a test scene and a photograph (by SpaceX, CC0, from scikit-image),
+    fused."""
+    from skimage import data
+
+    scene = datasets.Scenes("test")[README_SCENE]["image"]
+    rocket = torch.from_numpy(data.rocket()).permute(2, 0, 1)
+    rocket = v2.functional.resize(rocket, [240, 320], antialias=True)
+    for image, dataset, shipped, name in (
+        (scene, datasets.Scenes, "fused_scenes.safetensors", "scene.png"),
+        (rocket, datasets.StanfordBackground, PHOTO_CHECKPOINT, "photograph.png"),
+    ):
+        _draw(image, files.data_file(shipped), dataset.classes, DATA / "pictures" / name)
+    return 0
+
+
+def _publish(table: str, name: str) -> None:
+    path = BUILD / f"scoreboard_{name}.md"
+    path.write_text(table, encoding="utf-8")
+    print(f"\n{table}\nwritten to {path.relative_to(ROOT)}")
+
+
+def _draw(image, shipped: Path, classes: tuple[str, ...], path: Path) -> None:
+    plt.switch_backend("Agg")
+    plots.use_style()
+    model, facts = checkpoints.load_checkpoint(shipped)
+    maps = recipes.fused_maps(model, image, facts["decoding"], facts.get("size"))
+    plots.show(plots.fused_panels(image, *maps), legend=classes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plt.savefig(path)
+    plt.close()
+
+
+def main(arguments: list[str]) -> int:
+    """Do one of the jobs above; returns the exit status."""
+    jobs = {job.__name__: job for job in (scenes, stanford_background, picture)}
+    jobs |= {f"checkpoint_{data}": partial(checkpoint, data) for data in SHIPPED}
+    given = " ".join(arguments)
+    if given not in jobs:
+        expected = "scenes, stanford_background"
+        print(f"DATASET is {given!r}; expected one of: {expected}", file=sys.stderr)
+        return 2
+    return jobs[given]()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""The commands of the Makefile: what they say when they are called wrongly, and what they write."""
+
+import json
+
+import nbformat
+import pytest
+from examples import Reads
+
+from fusion_lib.lab import jobs, measures, notebooks, recipes
+
+
+@pytest.mark.parametrize(
+    "arguments", [["scense"], ["Scenes"], [], ["scenes", "stanford_background"]]
+)
+def test_misspelt_data_set_gets_the_list_of_names(arguments, capsys):
+    assert jobs.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "scenes" in message and "stanford_background" in message and "expected one of" in message
+    assert repr(" ".join(arguments)) in message
+
+
+def test_notebooks_are_executed_in_a_copy_and_a_failure_is_named_at_the_end(
+    tmp_path, monkeypatch, capsys
+):
+    """All are executed and written, with a page each; without the models of 04 no scoreboard."""
+    cells = [nbformat.v4.new_code_cell("print(1)")]
+    for name in ("00_one", "01_two"):
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    before = (tmp_path / "00_one.ipynb").read_bytes()
+
+    def execute(notebook, name, folder):
+        assert folder == tmp_path / "build" / "notebooks"
+        notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="printed")]
+        if name == "00_one":
+            raise notebooks.CellFailed("00_one, cell 0: ValueError: wrong")
+
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(jobs, "BUILD", tmp_path / "build")
+    assert jobs.main(["scenes"]) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("\nSeconds a notebook: 00: ") and ", 01: " in said.out
+    assert said.err.endswith("Failed; see build/notebooks/:\n00_one, cell 0: ValueError: wrong\n")
+    assert (tmp_path / "00_one.ipynb").read_bytes() == before
+    for name in ("00_one", "01_two"):
+        notebook = json.loads((tmp_path / "build" / "notebooks" / f"{name}.ipynb").read_text())
+        assert notebook["cells"][0]["outputs"][0]["text"] == ["printed"]
+        assert "printed" in (tmp_path / "build" / "notebooks" / f"{name}.html").read_text()
+
+
+def test_scoreboard_is_written_and_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jobs, "BUILD", tmp_path)
+    monkeypatch.setattr(jobs, "ROOT", tmp_path)
+    jobs._publish("| a |\n", "some")
+    assert (tmp_path / "scoreboard_some.md").read_text() == "| a |\n"
+    assert capsys.readouterr().out == "\n| a |\n\nwritten to scoreboard_some.md\n"
+
+
+@pytest.mark.parametrize("data", list(jobs.SHIPPED))
+def test_shipped_models_are_runs_of_seed_0_with_their_decodings(data, tmp_path, monkeypatch):
+    """Every model is trained in its run's folder; all but the first of the scenes lose half of
+    their bits; photographs know the size at which they were seen."""
+    trained, saved = [], {}
+
+    def train(run, scratch):
+        trained.append((run, scratch))
+        return Reads("semantic", "region"), [{"seconds": 90.0}]
+
+    def save(model, path, **facts):
+        saved[path.name] = (model.weight.element_size(), facts)
+
+    monkeypatch.setattr(jobs, "BUILD", tmp_path)
+    monkeypatch.setattr(jobs, "DATA", tmp_path)
+    monkeypatch.setattr(measures, "train", train)
+    monkeypatch.setattr(recipes, "tune_decoding", lambda model, recipe: {"smoothing": recipe.tau})
+    monkeypatch.setattr(jobs.checkpoints, "save_checkpoint", save)
+    monkeypatch.setattr(jobs, "write_sums", lambda folder: saved.setdefault("sums", folder))
+    assert jobs.main([f"checkpoint_{data}"]) == 0
+    assert saved.pop("sums") == tmp_path and list(saved) == list(jobs.SHIPPED[data])
+    assert trained == [(run, tmp_path / "experiments") for run in jobs.SHIPPED[data].values()]
+    assert all(run["seed"] == 0 for run, _ in trained)
+    for name, (size, facts) in saved.items():
+        assert size == (4 if name == "fused_scenes.safetensors" else 2)
+        expected = {"decoding": {"smoothing": 2.0}, "minutes": 1.5}
+        if data != "scenes":
+            expected = {"decoding": {"smoothing": 4.0}, "minutes": 1.5, "size": (192, 256)}
+        assert facts == expected
