@@ -1,19 +1,24 @@
-"""What is kept on disk: trained models, and the state of a run that may be killed at any moment."""
+"""Trained models on disk, as files that cannot run code and are not believed unread."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from fusion_lib.engine.files import write_whole
 from fusion_lib.models import FusionModel
 
-VERSION = 1  # of both files; raise it when older code could not read what is written
+VERSION = 1  # of states, too; raise it when older code could not read what is written
+CONFIGURATION: dict[str, type] = {"outputs": dict, "encoder": str, "width": int, "sharing": str}
 
 
 def save_checkpoint(model: FusionModel, path: str | Path, **facts) -> None:
-    """Write weights and configuration as one safetensors file, which cannot run code when it is
-    read.
+    """Write weights and configuration as one safetensors file.
 
     Args:
         model: its `config` is what rebuilds it.
@@ -27,19 +32,20 @@ def save_checkpoint(model: FusionModel, path: str | Path, **facts) -> None:
         "version": str(VERSION),
         "config": json.dumps(model.config),
         "facts": json.dumps(facts),
+        "sha256": _digest(state),
     }
     write_whole(path, save(state, metadata=metadata))
 
 
-def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict]:
+def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict[str, Any]]:
     """Rebuild a model from `save_checkpoint`'s file; returns it in evaluation mode, on the CPU,
-    with the facts.
+    with the facts. Shapes are compared before anything of their size is allocated.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no whole safetensors file (a pickle, or cut short), holds no
-            configuration, was written by a newer version, or its weights do not fit its
-            configuration.
+        ValueError: the file is no whole safetensors file (a pickle, or cut short), was written by a
+            newer version, its weights are damaged or not finite, or its configuration or facts are
+            missing or not what `save_checkpoint` writes.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -49,7 +55,7 @@ def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise ValueError(
             f"{path.name} is no whole safetensors file ({error}); pickles are refused, a file cut"
@@ -59,20 +65,53 @@ def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict]:
         raise ValueError(
             f"{path.name} has no 'config' in its metadata; write it with save_checkpoint"
         )
-    _refuse_newer(path, int(metadata.get("version", 1)))
+    refuse_newer(path, metadata.get("version", "1"))
+    if metadata.get("sha256", digest := _digest(state)) != digest:  # older files have none
+        raise ValueError(f"{path.name}: its weights are damaged; fetch or train it again")
+    if bad := [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise ValueError(f"{path.name}: its weights {bad[:3]} are not finite; train it again")
     try:
-        model = FusionModel(**json.loads(metadata["config"]))
+        config, facts = (json.loads(metadata.get(name, "{}")) for name in ("config", "facts"))
+        if not isinstance(facts, dict):
+            raise TypeError(f"facts are {facts!r}; expected names and values")
+        model = _built(config, {name: tensor.shape for name, tensor in state.items()})
         model.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{path.name}: its weights do not fit its configuration {metadata['config']}: {error}"
+            f"{path.name}: its weights do not fit its configuration {metadata['config']}, or that"
+            f" is none: {error}"
         ) from error
-    return model.eval(), json.loads(metadata.get("facts", "{}"))
+    return model.eval(), facts
 
 
-def _refuse_newer(path: Path, version: int) -> None:
-    if version > VERSION:
+def refuse_newer(path: Path, version: int | str) -> None:
+    """Raise ValueError for a file of a version that is to come, or of none."""
+    if not str(version).isdecimal() or int(version) > VERSION:
         raise ValueError(
             f"{path.name} was written by a newer fusion_lib (format {version}, this one reads up to"
             f" {VERSION}); update fusion_lib"
         )
+
+
+def _built(config: dict, shapes: dict[str, torch.Size]) -> FusionModel:
+    if not isinstance(config, dict) or set(config) - set(CONFIGURATION):
+        raise ValueError(f"configuration {config} has others than {list(CONFIGURATION)}")
+    for name, value in config.items():
+        if type(value) is not CONFIGURATION[name]:
+            raise TypeError(f"{name} is {value!r}; expected {CONFIGURATION[name].__name__}")
+    if not all(type(classes) is int for classes in config.get("outputs", {}).values()):
+        raise TypeError(f"outputs is {config['outputs']}; expected whole numbers of classes")
+    with torch.device("meta"):
+        expected = {n: t.shape for n, t in FusionModel(**config).state_dict().items()}
+    if differing := sorted(n for n in expected | shapes if expected.get(n) != shapes.get(n)):
+        raise ValueError(f"{len(differing)} tensors differ, {differing[0]} among them")
+    return FusionModel(**config)
+
+
+def _digest(state: dict[str, Tensor]) -> str:
+    """sha256 of names, types, shapes and values, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,12 +1,11 @@
-"""The device: which one, in which precision, compiled or not, and how much of its memory is used."""
+"""The device: which one, in which precision, and compiled or not."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -15,19 +14,19 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         ValueError: the named device is not on this machine.
     """
-    present = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    present = [device for device, is_there in {**there, "cpu": True}.items() if is_there]
+    if name != "auto" and name.partition(":")[0] not in present:
+        raise ValueError(f"device is {name!r}, which this machine lacks; it has {present}")
+    return torch.device(present[0] if name == "auto" else name)
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Plain tensors on the device; the image channels-last, in which convolutions run faster."""
+    batch = {
+        key: value.as_subclass(Tensor).to(device, non_blocking=True) for key, value in batch.items()
     }
-    if name == "auto":
-        name = next(device for device, there in present.items() if there)
-    if not present.get(name.partition(":")[0], False):
-        raise ValueError(
-            f"device is {name!r}, which this machine lacks; it has"
-            f" {[d for d, t in present.items() if t]}"
-        )
-    return torch.device(name)
+    return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
 
 
 def half_precision(device: torch.device) -> torch.dtype:
@@ -36,7 +35,16 @@ def half_precision(device: torch.device) -> torch.dtype:
     return torch.float16 if lacks else torch.bfloat16
 
 
-def compiled(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str]:
+def mixed_precision(device: torch.device) -> tuple[torch.autocast, torch.amp.GradScaler]:
+    """16-bit numbers on CUDA, and a scaler that skips steps whose gradient is not finite; elsewhere
+    neither does anything. Only float16 needs another scale than 1."""
+    cuda, precision = device.type == "cuda", half_precision(device)
+    search = {} if precision == torch.float16 else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+    scaler = torch.amp.GradScaler(device.type, enabled=cuda, **search)
+    return torch.autocast(device.type, precision, enabled=cuda), scaler
+
+
+def compiled(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
     """The model behind `torch.compile`, tried out forward and backward, and ""; or the model as it
     is, and why.
 
@@ -59,29 +67,15 @@ def compiled(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, str]:
         model.load_state_dict(buffers, strict=False)  # statistics of batch norm, as they were
 
 
-def forget_peak_memory(device: torch.device) -> None:
-    """From now on `peak_memory` is the highest since this call."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: the peak is then that of the whole process
-        pass
+def compiled_at_first_call(model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The model, which its first call tries to compile; says whether that worked."""
+    chosen: list[nn.Module] = []
 
+    def forward(images: Tensor) -> dict[str, Tensor]:
+        if not chosen:
+            model_or_faster, problem = compiled(model, images)
+            chosen.append(model_or_faster)
+            print(f"not compiled: {problem}" if problem else "compiled")
+        return chosen[0](images)
 
-def peak_memory(device: torch.device) -> float:
-    """MiB: of the GPU's memory, or of the process (which holds Python and torch too)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")
-    peak = status.read_text().partition("VmHWM:")[2].split() if status.exists() else []
-    if peak:  # Linux; what getrusage says there may be the parent process's
-        return int(peak[0]) / 2**10
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
-    )
+    return forward

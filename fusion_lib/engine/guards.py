@@ -1,58 +1,49 @@
-"""What keeps a run from being lost: to interrupts, to a GPU that is gone, to losses that are not
-finite.
-
-`training.train` calls these. The state itself is kept by `states.Run`.
-"""
+"""What keeps a run from being lost: to interrupts, to a GPU that is gone, to numbers that are not
+finite. `training.train` calls these; the state itself is kept by `states.Run`."""
 
 from __future__ import annotations
 
 import functools
 import io
-import math
+import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fusion_lib.engine import processes
 from fusion_lib.engine.files import write_whole
-from fusion_lib.engine.states import Run
 
 # What CUDA says when a GPU that was there is gone: a hosted machine took it back, a driver or a
 # card failed.
 LOST_GPU = (
-    "unspecified launch failure",
-    "unknown error",
-    "no CUDA-capable device",
-    "device(s) is/are busy or unavailable",
-    "GPU is lost",
-    "uncorrectable ECC error",
-    "system not yet initialized",
-    "driver shutting down",
+    "unspecified launch failure|unknown error|no CUDA-capable device|GPU is lost|"
+    r"device\(s\) is/are busy or unavailable|uncorrectable ECC error|"
+    "system not yet initialized|driver shutting down"
 )
 
 
 def explains_a_lost_gpu(function: Callable) -> Callable:
-    """Decorates a function whose CUDA error, if it is one of `LOST_GPU`, shall say what to do;
-    other errors stay as they are."""
+    """Decorates a function whose CUDA error, if it is one of `LOST_GPU`, shall say what to do."""
 
     @functools.wraps(function)
     def explained(*arguments, **options):
         try:
             return function(*arguments, **options)
         except RuntimeError as error:
-            if "CUDA error" not in str(error) or not any(words in str(error) for words in LOST_GPU):
+            if "CUDA error" not in str(error) or not re.search(LOST_GPU, str(error)):
                 raise
-            kept = (
-                "the run goes on from its last saved state"
-                if options.get("folder")
-                else "this run had no folder, and begins anew"
-            )
-            raise RuntimeError(
+            goes_on = "goes on from its last saved state"
+            kept = goes_on if options.get("folder") else "had no folder, and begins anew"
+            lost = RuntimeError(
                 f"the GPU no longer answers ({str(error).splitlines()[0]}); restart the kernel and"
-                f" run the cells again: {kept}, on the CPU if there is no GPU any more"
-            ) from error
+                f" run the cells again: the run {kept}, on the CPU if there is no GPU any more"
+            )
+            lost.history = getattr(error, "history", [])  # type: ignore[attr-defined]
+            raise lost from error
 
     return explained
 
@@ -61,15 +52,13 @@ class Interrupts:
     """While this is entered, Ctrl-C (a notebook's "interrupt") asks for an end at the next good
     moment; a second ends now.
 
-    Of several processes each ends at once: they would be asked at different steps, and wait for
-    each other's saving.
+    Of several processes each ends at once: asked at different steps, they would wait for each
+    other's saving.
     """
 
     def __enter__(self) -> Interrupts:
         self.asked = False
-        main = (
-            threading.current_thread() is threading.main_thread()
-        )  # only there signals can be handled
+        main = threading.current_thread() is threading.main_thread()  # others handle no signals
         self.ours = main and processes.rank_and_count()[1] == 1
         if self.ours:
             self.before = signal.signal(signal.SIGINT, self._ask)
@@ -92,36 +81,84 @@ class Interrupts:
             )
 
 
-def require_finite(run: Run, batches: list[dict], where: str) -> None:
-    """Look at the losses of the last batches. If one is not finite, keep that batch, and stop.
+class FiniteSteps:
+    """Lets no step be taken on a loss or a gradient that is not finite.
 
-    Args: batches, those of the last losses in `run.losses`; where, for the message.
-    Raises: FloatingPointError; `run`'s best weights are put back if steps were taken since.
+    To look at a GPU's numbers is to wait for them, so there 20 batches are looked at together.
+    Until then the device helps itself: from the first fault on, `scale` makes every gradient NaN,
+    and the scaler, which is enabled there, skips their steps.
+
+    Args:
+        scaler: of mixed precision. Where its scale is not 1 it looks for the right one, and a
+            gradient that overflows on the way is no fault.
+        folder: where the batch at fault is kept as not_finite.pt; None keeps nothing.
     """
-    first = len(run.losses) - len(batches)
-    for number, (parts, batch) in enumerate(zip(run.losses[first:], batches), first):
-        losses = {name: part.item() for name, part in parts.items()}
-        if all(map(math.isfinite, losses.values())):
-            continue
-        kept = ""
-        if run.folder is not None:
-            buffer = io.BytesIO()
-            torch.save({name: values.cpu() for name, values in batch.items()}, buffer)
-            write_whole(run.folder / "not_finite.pt", buffer.getvalue())
-            kept = " (kept as not_finite.pt)"
-        if run.best and len(batches) > 1:  # steps were taken since
-            run.parts["model"].load_state_dict(run.best)
-        name_not_finite(losses, f"{where}, batch {number}", kept)
 
+    def __init__(self, scaler: torch.amp.GradScaler, folder: str | Path | None):
+        self.scaler, self.folder = scaler, folder
+        self.look_every = 20 if scaler.is_enabled() else 1
+        self.searches = scaler.is_enabled() and scaler.get_scale() != 1
+        self.sound: Tensor | float = 1.0  # NaN from the first fault on
+        self.unseen: list[tuple] = []
 
-def name_not_finite(losses: dict[str, float], where: str, kept: str = "") -> None:
-    """Raise FloatingPointError if one of {part: loss} is not finite; says which, `where`, and what
-    to do."""
-    if not all(map(math.isfinite, losses.values())):
-        bad = [
-            name for name, value in losses.items() if name != "total" and not math.isfinite(value)
-        ]
+    def scale(self, loss: Tensor) -> Tensor:
+        """What to call backward on."""
+        return self.scaler.scale(loss * self.sound)
+
+    def check(self, parts: dict[str, Tensor], norm: Tensor, batch: dict, where: str) -> None:
+        """Before a step, with the parts of the loss and the norm of its gradient; raises as
+        `look`."""
+        norm = torch.zeros_like(norm) if self.searches else norm
+        self.unseen.append(({**parts, "gradient": norm}, batch, where))
+        self.sound = self.sound * (1 + 0 * (parts["total"] + norm))
+        if len(self.unseen) >= self.look_every:
+            self.look()
+
+    def look(self) -> None:
+        """Look at the batches since the last look.
+
+        Raises:
+            FloatingPointError: a number is not finite; names the task (or the gradient), the batch
+                and, if its image is not finite, the picture.
+        """
+        for values, batch, where in self.unseen:
+            self._require_finite(values, where, [batch])
+        self.unseen = []
+        if self.searches and self.scaler.get_scale() < 1e-3:  # halved at every one of many steps
+            raise FloatingPointError("no gradient of the last batches was finite; see their images")
+
+    def check_scores(self, scores: dict, loader: Iterable[dict], where: str) -> None:
+        """The same for {"val_total", "val_<task>": float, ...} of a validation."""
+        names = [n for n in scores if n.startswith("val_") and "miou" not in n and n != "val_score"]
+        losses = {name.removeprefix("val_"): torch.tensor(scores[name]) for name in names}
+        self._require_finite(losses, where, loader)
+
+    def _require_finite(self, values: dict, where: str, batches: Iterable[dict]) -> None:
+        finite = torch.stack([value.float() for value in values.values()]).isfinite().tolist()
+        bad = [name for name, fine in zip(values, finite) if not fine]
+        if not bad:
+            return
+        tasks = [name for name in bad if name not in ("total", "gradient")] or ["total"]
+        what = "gradient" if bad == ["gradient"] else f"loss of task {' and '.join(tasks)}"
+        for number, batch in enumerate(batches):
+            infinite = ~batch["image"].flatten(1).isfinite().all(1)
+            if infinite.any():
+                at = "" if isinstance(batches, list) else f", batch {number}"
+                where += f"{at}, picture {infinite.nonzero().flatten().tolist()}"
+                break
+        kept = self._kept(batch) if isinstance(batches, list) or infinite.any() else ""
         raise FloatingPointError(
-            f"the loss of task {' and '.join(bad) or 'total'} is not finite in {where}; "
-            f"lower the learning rate, or look at that batch's image and targets{kept}"
+            f"the {what} is not finite in {where}; lower the learning rate, or look at that batch's"
+            f" image and targets{kept}"
         )
+
+    def _kept(self, batch: dict[str, Tensor]) -> str:
+        if self.folder is None:
+            return ""
+        buffer = io.BytesIO()
+        torch.save({name: values.cpu() for name, values in batch.items()}, buffer)
+        try:
+            write_whole(Path(self.folder, "not_finite.pt"), buffer.getvalue())
+        except OSError as error:
+            return f" ({error})"
+        return " (kept as not_finite.pt)"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 
 def start() -> torch.device:
@@ -68,7 +68,12 @@ def gather(value) -> list:
     return values
 
 
-def share_buffers(model: torch.nn.Module) -> None:
+def joined(model: nn.Module) -> nn.Module:
+    """The model, behind whose backward pass the processes add up their gradients."""
+    return nn.parallel.DistributedDataParallel(model) if rank_and_count()[1] > 1 else model
+
+
+def share_buffers(model: nn.Module) -> None:
     """Give every process the first one's buffers: the statistics of batch norm, which each gathers
     on its own."""
     if rank_and_count()[1] > 1:

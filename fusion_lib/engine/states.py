@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import random
+import time
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm import tqdm
 
 from fusion_lib.engine import processes
-from fusion_lib.engine.checkpoints import VERSION, _refuse_newer, save_checkpoint
+from fusion_lib.engine.checkpoints import VERSION, refuse_newer, save_checkpoint
 from fusion_lib.engine.files import write_whole
+from fusion_lib.engine.fingerprints import same
 from fusion_lib.models import FusionModel
+
+LISTS, OTHERS = ("history", "losses", "random"), {"settings": dict, "best": dict, "seconds": float}
+LOCK_WAIT = 10  # seconds; a loader's workers outlive a killed run by five, and hold its lock
 
 
 class Run:
@@ -35,102 +46,95 @@ class Run:
         self.folder = None if folder is None else Path(folder)
         self.settings, self.parts = settings, parts
         self.history: list[dict] = []  # of the epochs that are done
-        self.best: dict = {}  # weights of the best epoch
-        self.losses: list[
-            dict
-        ] = []  # of the batches done in the current epoch: {"total": (), task: ()}
+        self.best: dict = {}  # weights of the best epoch; before there is one, of the last state
+        self.losses: list[dict[str, Tensor]] = []  # of the batches done in the current epoch
         self.seconds = 0.0  # spent on the current epoch
         self._random: list | None = None
+        self._began = time.perf_counter()
+        self._keep: str | None = None  # what the newest state becomes when another is written
 
-    def resume(self) -> None:
-        """Go on from the newest valid state in the folder, if there is one.
+    @contextmanager
+    def kept(self) -> Iterator[Run]:
+        """Within, the folder is this run's alone, and what it holds is resumed. However it ends,
+        the model is left in evaluation mode with the best weights (before the first epoch is done,
+        those of the last state), and an exception has the history as its attribute `history`.
 
         Raises:
+            RuntimeError: another run is at work on the folder.
+            OSError: the folder cannot be written; noticed before anything is computed.
             ValueError: no state there can be read, or it is another run's: other settings, another
-                model, a newer version.
+                model, a newer version. The model is as it was.
         """
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        found = [
-            path
-            for path in (self.folder / "state.pt", self.folder / "state_before.pt")
-            if path.exists()
-        ]
-        for number, path in enumerate(found):
-            try:
-                state = _read(path)
-                break
-            except Exception as error:
-                problem = f"{path.name} in folder {self.folder.name!r} cannot be read ({error})"
-                if number + 1 == len(found):
-                    raise ValueError(f"{problem}; {_advice(path)}") from error
-                warnings.warn(f"{problem}; going on from the state before it", stacklevel=4)
-        else:
-            return
-        _refuse_newer(path, state["version"])
-        changed = {
-            k: (state["settings"].get(k), v)
-            for k, v in self.settings.items()
-            if state["settings"].get(k) != v
-        }
-        if changed:
-            raise ValueError(
-                f"folder {self.folder.name!r} holds a run with other settings (theirs, yours):"
-                f" {changed}; {_advice(path)}"
-            )
+        lock = self._lock()
         try:
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-        except RuntimeError as error:
-            raise ValueError(
-                f"folder {self.folder.name!r} holds a run of another model: {error};"
-                f" {_advice(path)}"
-            ) from error
-        self.history, self.best, self.losses = state["history"], state["best"], state["losses"]
-        self.seconds, self._random = state["seconds"], state["random"]
+            self._resume()
+            if len(self.history) < self.settings["epochs"]:
+                self.save()
+            elif processes.rank_and_count()[0] == 0:
+                name = self.folder.name  # type: ignore[union-attr]
+                print(f"folder {name!r} holds this run, finished: nothing is left to train")
+            try:
+                yield self
+            except BaseException as error:
+                error.history = self.history  # type: ignore[attr-defined]
+                raise
+            finally:
+                self._restore_best()
+        finally:
+            if lock:
+                lock.release()
 
-    def restore_random(self) -> None:
-        """Once after `resume`, if the state was written within an epoch: the random states of that
-        moment.
+    def epochs(self, stop_after: int | None) -> Iterator[int]:
+        """Numbers of the epochs that are left, at most so many, with a bar."""
+        first, whole = len(self.history), self.settings["epochs"]
+        last = whole if stop_after is None else min(whole, first + stop_after)
+        hidden = {"disable": True} if processes.rank_and_count()[0] else {}  # else TQDM_DISABLE
+        return iter(tqdm(range(first, last), "epochs", last, initial=first, **hidden))
 
-        If there are now more or fewer processes than then, the run goes on with other random draws.
+    def batches(self, loader) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """(number, batch) of what is left of the current epoch.
+
+        Batches of before an interruption are drawn once more, so that chance goes the same way. If
+        there are now more or fewer processes than then, it goes another way from here.
         """
         number, count = processes.rank_and_count()
-        if self._random is not None and self.losses and len(self._random) == count:
+        if count > 1:
+            loader.sampler.set_epoch(len(self.history))
+        self._began = time.perf_counter() - self.seconds
+        batches = iter(loader)
+        for _ in self.losses:
+            next(batches)
+        if self._random is not None and len(self._random) == count:
             _set_random_states(self._random[number])
         self._random = None
+        return enumerate(batches, len(self.losses))
 
     def finish_epoch(self, entry: dict) -> None:
-        """Take an epoch's entry into the history, keep the weights if they are the best, and
-        save."""
+        """Take an epoch's entry into the history with its seconds, keep the weights if they are the
+        best, and save."""
         better = not self.history or entry["val_score"] > max(e["val_score"] for e in self.history)
-        self.history.append(entry)
-        self.losses, self.seconds = [], 0.0
-        model = self.parts["model"]
+        self.history.append(entry | {"seconds": time.perf_counter() - self._began})
+        self.losses, self.seconds, model = [], 0.0, self.parts["model"]
         if better:
-            self.best = {
-                name: tensor.detach().clone() for name, tensor in model.state_dict().items()
-            }
-            if (
-                self.folder is not None
-                and isinstance(model, FusionModel)
-                and processes.rank_and_count()[0] == 0
-            ):
-                save_checkpoint(
-                    model,
-                    self.folder / "best.safetensors",
-                    epoch=entry["epoch"],
-                    val_score=entry["val_score"],
-                )
+            self.best = _weights(model)
+            first = processes.rank_and_count()[0] == 0
+            if self.folder is not None and isinstance(model, FusionModel) and first:
+                facts = {name: entry[name] for name in ("epoch", "val_score")}
+                save_checkpoint(model, self.folder / "best.safetensors", **facts)
         self.save()
 
     def save(self) -> None:
         """Write the state as it is now; the last one stays as `state_before.pt`. Every process must
         call this."""
+        if not self.history:
+            self.best = _weights(self.parts["model"])
+        if self.losses:
+            self.seconds = time.perf_counter() - self._began
         if self.folder is None:
             return
         random_states = processes.gather(_random_states())
+        if self._random is not None:  # of a moment that has not come again yet
+            random_states = self._random
         if processes.rank_and_count()[0] > 0:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -145,25 +149,105 @@ class Run:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        newest = self.folder / "state.pt"
-        write_whole(newest, buffer.getvalue(), keep=self.folder / "state_before.pt")
+        keep = self.folder / self._keep if self._keep else None
+        write_whole(self.folder / "state.pt", buffer.getvalue(), keep)
+        self._keep = "state_before.pt" if self.history or self.losses else None
+
+    def _lock(self) -> FileLock | None:
+        if self.folder is None or processes.rank_and_count()[0] > 0:
+            return None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock")
+            lock.acquire(timeout=LOCK_WAIT)
+            for left_over in self.folder.glob("*.part"):  # of a run that was killed as it wrote
+                left_over.unlink()
+            return lock
+        except Timeout:
+            raise RuntimeError(
+                f"another run is at work on folder {self.folder.name!r}; wait until it ends, stop"
+                " it, or choose another folder"
+            ) from None
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write folder {self.folder.name!r} ({error.strerror}); choose another",
+            ) from error
+
+    def _resume(self) -> None:
+        """Go on from the newest state that can be used, if there is one: all of it or nothing."""
+        state, path = self._found()
+        if not state:
+            return
+        refuse_newer(path, state["version"])
+        where, advice = f"folder {path.parent.name!r} holds a run", _advice(path)
+        theirs, yours = state["settings"], self.settings
+        changed = [
+            f"{name}: {theirs.get(name)!s:.60}, {yours.get(name)!s:.60}"
+            for name in [*yours, *(theirs.keys() - yours.keys())]
+            if not same(name, theirs.get(name), yours.get(name))
+        ]
+        if changed:
+            told = "; ".join(changed)
+            raise ValueError(f"{where} with other settings (theirs, yours): {told}; {advice}")
+        before = copy.deepcopy({name: part.state_dict() for name, part in self.parts.items()})
+        try:
+            self._load(state)
+        except Exception as error:  # torch's own differ from part to part
+            self._load(before)
+            raise ValueError(f"{where} of another model: {error}; {advice}") from error
+        self.history, self.best, self.losses = state["history"], state["best"], state["losses"]
+        self.seconds, self._random = state["seconds"], state["random"] if self.losses else None
+        self._began = time.perf_counter() - self.seconds
+
+    def _load(self, state: dict) -> None:
+        for name, part in self.parts.items():
+            if state[name]:  # a scaler that was not needed has none
+                part.load_state_dict(state[name])
+
+    def _found(self) -> tuple[dict, Path]:
+        folder = self.folder or Path()
+        paths = [folder / name for name in ("state.pt", "state_before.pt")]
+        found = [path for path in paths if self.folder is not None and path.exists()]
+        for path in found:
+            try:
+                state = _read(path, {*self.parts})
+                self._keep = self._keep or "state_before.pt"
+                return state, path
+            except Exception as error:  # of zipfile, pickle, torch
+                problem = f"{path.name} in folder {folder.name!r} cannot be read ({error})"
+                if path == found[-1]:
+                    raise ValueError(f"{problem}; {_advice(path)}") from error
+                warnings.warn(f"{problem}; going on from the state before it", stacklevel=7)
+                self._keep = "state_damaged.pt"
+        return {}, folder
+
+    def _restore_best(self) -> None:
+        with suppress(RuntimeError):  # a GPU that is gone; the error on its way out says so
+            self.parts["model"].load_state_dict(self.best)
+        self.parts["model"].eval()
 
 
-def _read(path: Path) -> dict:
+def _advice(path: Path) -> str:
+    return f"move {path.name} away to start the run again, or choose another folder"
+
+
+def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _read(path: Path, parts: set[str]) -> dict:
     """The state, on the CPU; every byte is checked against the file's own checksums."""
     with zipfile.ZipFile(path) as file:
         damaged = file.testzip()
     if damaged:
         raise ValueError(f"{damaged} is damaged")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    missing = {"version", "settings", "history", "best", "losses", "seconds", "random"} - set(state)
-    if missing:
-        raise ValueError(f"it lacks {sorted(missing)}")
+    kinds = {"version": int, **dict.fromkeys(LISTS, list), **OTHERS, **dict.fromkeys(parts, dict)}
+    wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
+    if wrong and not state.get("version", 0) > VERSION:
+        raise ValueError(f"it lacks {wrong}")
     return state
-
-
-def _advice(path: Path) -> str:
-    return f"move {path.name} away to start the run again, or choose another folder"
 
 
 def _random_states() -> list:
@@ -172,12 +256,8 @@ def _random_states() -> list:
     version, numbers, gauss = random.getstate()
     name, key, *rest = np.random.get_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return [
-        [version, list(numbers), gauss],
-        [name, key.tolist(), *rest],
-        torch.get_rng_state(),
-        cuda,
-    ]
+    python = [version, list(numbers), gauss]
+    return [python, [name, key.tolist(), *rest], torch.get_rng_state(), cuda]
 
 
 def _set_random_states(states: list) -> None:

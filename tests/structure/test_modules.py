@@ -39,6 +39,8 @@ ORDER = (
     "weighting",
     "engine.resident",
     "engine.processes",
+    "engine.fingerprints",
+    "engine.memory",
     "engine.devices",
     "engine.checkpoints",
     "engine.states",

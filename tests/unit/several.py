@@ -10,12 +10,11 @@ from examples import tiny_model, tiny_samples
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
-from fusion_lib import training, weighting
-from fusion_lib.engine import processes
+from fusion_lib import training
+from fusion_lib.engine import memory, processes
 from fusion_lib.losses import FusionLoss
 
 LOSS = FusionLoss(1.0, 2.0, torch.tensor([3.0, 2.0, 1.0]))
-NO_MIXING = torch.autocast("cpu", enabled=False)
 
 
 def with_void(count: int) -> list[dict]:
@@ -32,9 +31,14 @@ def gradients(model, synchronized, samples: list[dict]) -> list[torch.Tensor]:
     statistics of its own."""
     model.eval()
     batch = torch.utils.data.default_collate(samples)
-    training._in_pieces(
-        synchronized, model, LOSS, batch, weighting.PlainSum(), lambda x: x, NO_MIXING, 1
-    )
+
+    def descend(piece, whole):
+        outputs = synchronized(piece["image"])
+        parts = LOSS(outputs, piece, *whole(outputs))
+        parts["total"].backward()
+        return parts
+
+    memory.Pieces(descend, model.zero_grad, LOSS)(batch)
     return [parameter.grad for parameter in model.parameters()]
 
 

@@ -1,64 +1,33 @@
-"""The training loop, its memory, and what must survive an interruption, a full disk or a bad
-file."""
+"""The training loop, its memory, and numbers that are not finite."""
 
-import builtins
 import errno
-import json
 import math
 import os
-import pickle
 import random
-import signal
 import subprocess
 import sys
-import textwrap
-import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from examples import tiny_loaders, tiny_model, tiny_samples
-from safetensors.torch import save_file
+from examples import RECIPE, tiny_model, tiny_samples
+from runs import CPU, assert_same_weights, run, without_times
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from fusion_lib import training, weighting
-from fusion_lib.engine import checkpoints, devices, guards, states
-from fusion_lib.engine.checkpoints import load_checkpoint, save_checkpoint
+from fusion_lib.engine import devices, guards, memory
+from fusion_lib.engine.checkpoints import load_checkpoint
+from fusion_lib.lab import recipes
 from fusion_lib.losses import FusionLoss
-from fusion_lib.models import FusionModel, TwoNetworks
+from fusion_lib.models import FusionModel
 from fusion_lib.prediction import predict
-from fusion_lib.training import seed_everything, train, validate
+from fusion_lib.training import seed_everything, validate
 
-CPU = torch.device("cpu")
-
-
-def run(model=None, loss=None, loaders=None, epochs=3, **options):
-    model = tiny_model() if model is None else model
-    loaders = tiny_loaders() if loaders is None else loaders
-    options = {"learning_rate": 1e-2, "device": CPU, **options}
-    return model, train(
-        model, FusionLoss() if loss is None else loss, *loaders, epochs=epochs, **options
-    )
-
-
-def without_times(history: list[dict]) -> list[dict]:
-    """What a run of the same settings must repeat: all but its cost."""
-    return [
-        {name: value for name, value in entry.items() if name not in ("seconds", "memory_mib")}
-        for entry in history
-    ]
-
-
-def assert_same_weights(one, other) -> None:
-    one, other = one.state_dict(), other.state_dict()
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-# --- seeds and devices -------------------------------------------------------------------------
+# --- seeds and devices ---------------------------------------------------------------------------
 
 
 def test_seed_everything_seeds_all_three():
@@ -99,7 +68,7 @@ def test_device_that_is_not_there(name):
         devices.choose_device(name)
 
 
-# --- what a run does ---------------------------------------------------------------------------
+# --- what a run does -----------------------------------------------------------------------------
 
 
 def test_encoder_learns_at_its_share_of_the_rate(tmp_path):
@@ -202,8 +171,11 @@ def test_weights_that_broke_in_the_last_batch_are_not_kept(monkeypatch, tmp_path
     with pytest.raises(
         FloatingPointError, match="task semantic is not finite in the validation after epoch 0"
     ):
-        run(epochs=1, folder=tmp_path)
-    assert not (tmp_path / "state.pt").exists()
+        run(model := tiny_model(), epochs=1, folder=tmp_path)
+    assert not model.training
+    assert_same_weights(model, tiny_model())
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["history"] == [] and not (tmp_path / "best.safetensors").exists()
 
 
 @pytest.mark.parametrize("nothing", [{"epochs": 0}, {"stop_after": 0}])
@@ -287,17 +259,17 @@ def test_peak_memory_is_that_of_the_run_and_not_of_what_was_before():
     """In a process of its own: a large one may lose pages to the system in between."""
     code = """
 import numpy as np, torch
-from fusion_lib.engine import guards
+from fusion_lib.engine import memory
 CPU = torch.device("cpu")
 block = np.ones(40_000_000)  # 305 MiB
-peaks = [devices.peak_memory(CPU)]
+peaks = [memory.peak_memory(CPU)]
 del block
-devices.forget_peak_memory(CPU)
-peaks.append(devices.peak_memory(CPU))
+memory.forget_peak_memory(CPU)
+peaks.append(memory.peak_memory(CPU))
 block = np.ones(20_000_000)
-peaks.append(devices.peak_memory(CPU))
+peaks.append(memory.peak_memory(CPU))
 del block
-print(*peaks, devices.peak_memory(CPU))
+print(*peaks, memory.peak_memory(CPU))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     with_block, before, smaller, after = map(float, done.stdout.split())
@@ -308,10 +280,10 @@ print(*peaks, devices.peak_memory(CPU))
 
 
 def test_train_forgets_the_peak_of_what_was_before(monkeypatch):
-    devices = []
-    monkeypatch.setattr(guards, "forget_peak_memory", devices.append)
+    forgotten = []
+    monkeypatch.setattr(memory, "forget_peak_memory", forgotten.append)
     run(epochs=2)
-    assert devices == [CPU]
+    assert forgotten == [CPU]
 
 
 def test_a_system_that_does_not_state_the_peak_is_no_hindrance(monkeypatch):
@@ -394,7 +366,7 @@ def test_a_weighting_on_a_gpu(name):
     assert history[-1]["val_score"] > history[0]["val_score"]
 
 
-# --- another weighting than the plain sum ------------------------------------------------------
+# --- another weighting than the plain sum --------------------------------------------------------
 
 
 def test_folder_together_with_a_weighting_is_refused(tmp_path):
@@ -465,7 +437,7 @@ def test_what_a_weighting_learns_has_no_weight_decay():
     assert groups[3] == [decayed]  # the plain sum learns nothing
 
 
-# --- validate and predict ----------------------------------------------------------------------
+# --- validate and predict ------------------------------------------------------------------------
 
 
 def test_validate_by_hand():
@@ -528,336 +500,7 @@ def test_predict_at_another_size_answers_at_the_pictures_own():
     np.testing.assert_allclose(outputs["semantic"], logits[0].log_softmax(0), atol=1e-5)
 
 
-# --- interruptions -----------------------------------------------------------------------------
-
-
-class Noisy(torch.utils.data.Dataset):
-    """Random augmentation from the three sources of chance a transform may use."""
-
-    def __init__(self, pause: float = 0.0):
-        self.samples, self.pause = tiny_samples(6), pause
-
-    def __len__(self):
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        time.sleep(self.pause)
-        sample = dict(self.samples[index])
-        noise = 0.1 * torch.rand(3, 16, 16) + 0.1 * random.random() + 0.1 * np.random.random()
-        sample["image"] = (sample["image"] + noise).float()
-        return sample
-
-
-def noisy_loaders(pause: float = 0.0):
-    return DataLoader(Noisy(pause), 2, shuffle=True), DataLoader(tiny_samples(2, seed=1), 2)
-
-
-@pytest.mark.parametrize(
-    "make", [tiny_model, lambda seed=0: TwoNetworks({"semantic": 3, "region": 3}, width=4)]
-)
-@pytest.mark.parametrize("stops", [(1, 1, 2), (3, 1)])
-def test_resumed_run_is_bit_identical(tmp_path, stops, make):
-    torch.manual_seed(0)
-    straight, history = run(make(0), loaders=noisy_loaders(), epochs=4)
-    torch.manual_seed(0)
-    first = make(0)
-    for number, stop in enumerate(stops):
-        model = (
-            first if number == 0 else make(number)
-        )  # later calls start from other weights and must not use them
-        seed_everything(number)
-        _, part = run(model, loaders=noisy_loaders(), epochs=4, folder=tmp_path, stop_after=stop)
-        assert len(part) == sum(stops[: number + 1])
-    assert without_times(part) == without_times(history)
-    assert_same_weights(model, straight)
-
-
-def test_stop_after_more_than_is_left_ends_at_the_end(tmp_path):
-    assert len(run(epochs=2, folder=tmp_path, stop_after=9)[1]) == 2
-
-
-def test_finished_run_is_not_trained_again(tmp_path, monkeypatch):
-    model, history = run(folder=tmp_path)
-    before = (tmp_path / "state.pt").read_bytes()
-    monkeypatch.setattr(training, "validate", None)  # would fail if it were called
-    again, more = run(tiny_model(9), folder=tmp_path)
-    assert more == history and (tmp_path / "state.pt").read_bytes() == before
-    assert_same_weights(model, again)
-
-
-def test_batch_norm_statistics_and_optimizer_state_are_kept(tmp_path):
-    run(folder=tmp_path, epochs=3, stop_after=2)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert any(name.endswith("running_var") for name in state["model"])
-    assert all(int(entry["step"]) == 6 for entry in state["optimizer"]["state"].values())
-    assert state["schedule"]["last_epoch"] == 6
-
-
-CHILD = """
-import sys
-sys.path[:0] = {path!r}
-import torch
-torch.set_num_threads(1)
-import test_training as t
-t.run(t.tiny_model(), loaders=t.noisy_loaders(pause=0.02), epochs={epochs}, folder=sys.argv[1])
-"""
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Two threads may sum in another order, and a forked process cannot use its parent's."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_killed_run_goes_on_from_the_last_whole_epoch(tmp_path):
-    """kill -9 of a real process at two arbitrary moments; then the run goes on here, and ends as if
-    undisturbed."""
-    epochs = 20
-    straight, history = run(loaders=noisy_loaders(), epochs=epochs)
-    folder = tmp_path / "run"
-    code = textwrap.dedent(CHILD).format(path=sys.path, epochs=epochs)
-    done = []
-    for delay in (0.0, 0.137):
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, str(folder)], stderr=subprocess.DEVNULL
-        )
-        state, old = folder / "state.pt", None
-        if state.exists():
-            old = state.stat().st_mtime_ns
-        while child.poll() is None and (not state.exists() or state.stat().st_mtime_ns == old):
-            time.sleep(0.002)
-        time.sleep(delay)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-        newest = state if state.exists() else folder / "state_before.pt"
-        done.append(len(torch.load(newest, weights_only=True)["history"]))
-    assert 0 < done[0] < done[1] < epochs
-    model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=epochs, folder=folder)
-    assert without_times(more) == without_times(history)
-    assert_same_weights(model, straight)
-    assert {path.name for path in folder.iterdir()} == {
-        "state.pt",
-        "state_before.pt",
-        "best.safetensors",
-    }  # no half file
-
-
-@pytest.mark.skipif(
-    not hasattr(os, "fork"), reason="this system cannot fork; the test above kills a whole process"
-)
-@pytest.mark.parametrize("number", range(20))
-def test_killed_at_a_random_moment_it_ends_bit_identical(tmp_path, number, uninterrupted):
-    """A state after every batch; kill -9 anywhere between the first and the end, in the middle of a
-    file too."""
-    straight, history, seconds = uninterrupted
-    child = os.fork()
-    if child == 0:
-        try:
-            run(loaders=noisy_loaders(), epochs=6, folder=tmp_path, save_every=1)
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "state.pt").exists():
-        assert time.monotonic() < deadline, "the forked run has written nothing in a minute"
-        time.sleep(0.001)
-    time.sleep(np.random.default_rng(number).uniform(0, seconds))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    model, more = run(
-        tiny_model(5), loaders=noisy_loaders(), epochs=6, folder=tmp_path, save_every=1
-    )
-    assert without_times(more) == without_times(history)
-    assert_same_weights(model, straight)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, one_thread):
-    """Model and history of a run that keeps a state after every batch, and the seconds it took."""
-    began = time.perf_counter()
-    model, history = run(
-        loaders=noisy_loaders(), epochs=6, folder=tmp_path_factory.mktemp("run"), save_every=1
-    )
-    return model, history, time.perf_counter() - began
-
-
-def test_state_within_an_epoch_changes_nothing(uninterrupted):
-    model, history = run(loaders=noisy_loaders(), epochs=6)
-    assert without_times(history) == without_times(uninterrupted[1])
-    assert_same_weights(model, uninterrupted[0])
-
-
-class Dropping(torch.nn.Module):
-    """A model that draws random numbers of its own, beside those of the loader."""
-
-    def __init__(self, seed):
-        super().__init__()
-        self.inner = tiny_model(seed)
-
-    def forward(self, images):
-        return {
-            task: F.dropout2d(logits, 0.2, self.training)
-            for task, logits in self.inner(images).items()
-        }
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("at", [1, 4, 6])
-def test_interrupt_ends_after_the_step_and_the_run_goes_on_bit_identical(tmp_path, at, workers):
-    """SIGINT, as Ctrl-C and a notebook's interrupt send it, within the forward pass of a batch."""
-    before = signal.getsignal(signal.SIGINT)
-
-    class Interrupting(FusionLoss):
-        calls = 0
-
-        def forward(self, outputs, batch):
-            self.calls += 1
-            if self.calls == at:
-                os.kill(os.getpid(), signal.SIGINT)
-            return super().forward(outputs, batch)
-
-    def loaders():
-        return DataLoader(Noisy(), 2, shuffle=True, num_workers=workers), DataLoader(
-            tiny_samples(2, seed=1), 2
-        )
-
-    straight, history = run(Dropping(0), loaders=loaders())
-    with pytest.raises(
-        KeyboardInterrupt, match="ended after .* epoch . as asked|ended after .*epoch"
-    ):
-        run(Dropping(0), loaders=loaders(), loss=Interrupting(), folder=tmp_path)
-    assert signal.getsignal(signal.SIGINT) is before
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert (len(state["history"]), len(state["losses"])) == {1: (0, 1), 4: (1, 0), 6: (1, 2)}[at]
-    model, more = run(Dropping(7), loaders=loaders(), folder=tmp_path)
-    assert without_times(more) == without_times(history)
-    assert_same_weights(model, straight)
-
-
-def test_second_interrupt_ends_at_once():
-    with pytest.raises(KeyboardInterrupt), guards.Interrupts() as interrupts:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupts.asked
-        os.kill(os.getpid(), signal.SIGINT)
-        raise AssertionError("still here")
-
-
-def test_of_several_processes_each_ends_at_once(monkeypatch):
-    monkeypatch.setattr(training.processes, "rank_and_count", lambda: (0, 2))
-    before = signal.getsignal(signal.SIGINT)
-    with guards.Interrupts() as interrupts:
-        assert signal.getsignal(signal.SIGINT) is before and not interrupts.asked
-
-
-def test_training_outside_the_main_thread_leaves_signals_alone():
-    results = []
-    thread = threading.Thread(target=lambda: results.append(run(epochs=1)))
-    thread.start()
-    thread.join()
-    assert len(results[0][1]) == 1
-
-
-@pytest.mark.parametrize("damage", ["truncated", "one byte", "gone"])
-def test_damaged_newest_state_makes_way_for_the_one_before(tmp_path, damage):
-    straight, history = run(loaders=noisy_loaders(), epochs=4)
-    run(loaders=noisy_loaders(), epochs=4, folder=tmp_path, stop_after=2)
-    path = tmp_path / "state.pt"
-    content = bytearray(path.read_bytes())
-    if damage == "gone":  # killed between the two renames
-        path.unlink()
-        model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
-    else:
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content[:-1000] if damage == "truncated" else content)
-        with pytest.warns(
-            UserWarning,
-            match="(?s)state.pt in folder .* cannot be read .*going on from the state before it",
-        ):
-            model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
-    assert without_times(more) == without_times(history)
-    assert_same_weights(model, straight)
-
-
-def test_state_of_a_newer_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "VERSION", 7)
-    run(folder=tmp_path, stop_after=1)
-    monkeypatch.undo()
-    with pytest.raises(
-        ValueError,
-        match=(
-            r"state.pt was written by a newer fusion_lib \(format 7, this one reads up to 1\);"
-            r" update"
-        ),
-    ):
-        run(folder=tmp_path)
-
-
-# --- a GPU that is gone ------------------------------------------------------------------------
-
-
-def test_state_written_on_a_gpu_goes_on_without_one(tmp_path, monkeypatch):
-    """The random states of a GPU are in the file; where there is none, they are left alone."""
-    straight, history = run(tiny_model(5), loaders=noisy_loaders(), epochs=3)
-    states_of = states._random_states
-    monkeypatch.setattr(
-        checkpoints,
-        "_random_states",
-        lambda: [*states_of()[:3], [torch.zeros(16, dtype=torch.uint8)] * 9],
-    )
-    run(tiny_model(5), loaders=noisy_loaders(), epochs=3, folder=tmp_path, stop_after=1)
-    assert len(torch.load(tmp_path / "state.pt", weights_only=True)["random"][0][3]) == 9
-    monkeypatch.undo()
-    model, more = run(tiny_model(1), loaders=noisy_loaders(), epochs=3, folder=tmp_path)
-    assert without_times(more) == without_times(history)
-    assert_same_weights(model, straight)
-
-
-class Lost(FusionModel):
-    """A GPU stops answering at the third step."""
-
-    steps = 0
-
-    def forward(self, images):
-        self.steps += self.training
-        if self.steps == 3:
-            raise RuntimeError(
-                "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later"
-            )
-        return super().forward(images)
-
-
-def test_gpu_that_vanishes_says_what_to_do_and_the_run_goes_on(tmp_path):
-    straight, _ = run(tiny_model(5))
-    lost = Lost({"semantic": 3, "region": 3}, width=4)
-    lost.load_state_dict(tiny_model(5).state_dict())
-    with pytest.raises(
-        RuntimeError,
-        match=(
-            r"no longer answers \(CUDA error: unspecified launch failure\); restart .*goes on from"
-            r" its last"
-        ),
-    ):
-        run(lost, folder=tmp_path, save_every=1)
-    model, _ = run(tiny_model(1), folder=tmp_path, save_every=1)
-    assert_same_weights(model, straight)
-
-
-@pytest.mark.parametrize(
-    "words", ["the size of tensor a must match", "CUDA error: device-side assert triggered"]
-)
-def test_other_faults_are_not_explained_away(words):
-    class Faulty(FusionModel):
-        def forward(self, images):
-            raise RuntimeError(words)
-
-    with pytest.raises(RuntimeError, match=f"^{words}$"):
-        run(Faulty({"semantic": 3, "region": 3}, width=4))
-
-
-# --- a GPU's memory that does not suffice ------------------------------------------------------
+# --- a GPU's memory that does not suffice --------------------------------------------------------
 
 
 class Small(FusionModel):
@@ -888,11 +531,18 @@ def test_batch_in_pieces_has_the_gradient_of_the_whole(limit, pieces, capsys):
     plain.eval(), small.eval()  # batch norm sees the pieces in training
     expected = loss(plain(batch["image"]), batch)
     expected["total"].backward()
-    mixed = torch.autocast("cpu", enabled=False)
-    parts, found = training._descend(
-        small, small, loss, batch, weighting.PlainSum(), lambda x: x, mixed, 1
-    )
-    assert found == pieces and capsys.readouterr().out.count("out of memory") == math.log2(pieces)
+
+    def descend(piece, whole):
+        outputs = small(piece["image"])
+        parts = loss(outputs, piece, *whole(outputs))
+        parts["total"].backward()
+        return parts
+
+    in_pieces = memory.Pieces(descend, small.zero_grad, loss)
+    parts = in_pieces(batch)
+    assert in_pieces.count == pieces and capsys.readouterr().out.count(
+        "out of memory"
+    ) == math.log2(pieces)
     for name, part in expected.items():
         torch.testing.assert_close(parts[name], part.detach())
     for one, other in zip(small.parameters(), plain.parameters()):
@@ -925,159 +575,7 @@ def test_a_weighting_cannot_be_computed_in_pieces():
         run(Small({"semantic": 3, "region": 3}, width=4), weighting=weighting.choose("PCGrad"))
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"epochs": 5},
-        {"learning_rate": 0.5},
-        {"seed": 1},
-        {"weight_decay": 0.5},
-        {"gradient_clip": 9.0},
-        {"loss": FusionLoss(2.0, 1.0)},
-        {"loaders": tiny_loaders(train=10)},
-    ],
-)
-def test_folder_of_a_run_with_other_settings(tmp_path, changed):
-    folder = tmp_path / "my_run"
-    run(folder=folder, stop_after=1)
-    before = (folder / "state.pt").read_bytes()
-    with pytest.raises(
-        ValueError, match=r"folder 'my_run' holds a run with other settings.*move state.pt away"
-    ) as caught:
-        run(folder=folder, **changed)
-    name = {"loss": "task_weights", "loaders": "steps"}.get(
-        next(iter(changed)), next(iter(changed))
-    )
-    assert name in str(caught.value)
-    assert (folder / "state.pt").read_bytes() == before
-
-
-@pytest.mark.parametrize("outputs", [{"semantic": 3}, {"semantic": 4, "region": 3}])
-def test_folder_of_a_run_of_another_model(tmp_path, outputs):
-    run(folder=tmp_path, stop_after=1)
-    before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(ValueError, match="(?s)holds a run of another model.*move state.pt away"):
-        run(tiny_model(outputs=outputs), folder=tmp_path)
-    assert (tmp_path / "state.pt").read_bytes() == before
-
-
-class Evil:
-    """A pickle that writes a file when it is loaded."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.path),)
-
-
-@pytest.mark.parametrize("content", ["truncated", "empty", "text", "pickle", "another torch file"])
-def test_state_that_cannot_be_read_is_kept(tmp_path, content):
-    folder, path = tmp_path / "my_run", tmp_path / "my_run" / "state.pt"
-    run(folder=folder, stop_after=1)
-    if content == "truncated":
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif content == "another torch file":
-        torch.save({"weights": torch.zeros(3)}, path)
-    elif content == "pickle":
-        path.write_bytes(pickle.dumps(Evil(tmp_path / "evil"), protocol=2))
-    else:
-        path.write_bytes({"empty": b"", "text": b"hello"}[content])
-    before = path.read_bytes()
-    with pytest.raises(
-        ValueError, match=r"(?s)state.pt in folder 'my_run' cannot be read .*move state.pt away"
-    ):
-        run(folder=folder)
-    assert path.read_bytes() == before and not (tmp_path / "evil").exists()
-
-
-# --- a disk that is full or read-only ----------------------------------------------------------
-
-
-class FullDisk:
-    """`open` for writing, onto a disk with room for a hundred bytes."""
-
-    def __init__(self, *args):
-        self.file = builtins.open(*args)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        self.file.close()
-
-    def write(self, content):
-        self.file.write(content[:100])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def break_disk(monkeypatch, how: str) -> str:
-    """Returns what the system says."""
-
-    def refuse(*args):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    if how == "full":
-        monkeypatch.setattr(checkpoints, "open", FullDisk, raising=False)
-        return "No space left on device"
-    if how == "read-only":
-        monkeypatch.setattr(checkpoints, "open", refuse, raising=False)
-    else:
-        monkeypatch.setattr(os, "replace", refuse)
-    return "Read-only file system"
-
-
-@pytest.mark.parametrize("how", ["full", "read-only", "renaming refused"])
-def test_checkpoint_on_a_bad_disk_leaves_the_old_one_whole(tmp_path, monkeypatch, how):
-    path = tmp_path / "model.safetensors"
-    save_checkpoint(tiny_model(1), path, note="old")
-    with monkeypatch.context() as broken:
-        says = break_disk(broken, how)
-        with pytest.raises(
-            OSError, match=rf"cannot write model.safetensors \({says}\); what was there before"
-        ) as caught:
-            save_checkpoint(tiny_model(2), path, note="new")
-        assert caught.value.errno in (errno.ENOSPC, errno.EROFS)
-    model, facts = load_checkpoint(path)
-    assert facts == {"note": "old"}
-    assert_same_weights(model, tiny_model(1))
-    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_checkpoint_beyond_the_size_limit_of_the_system(tmp_path):
-    """No pretence: the operating system itself ends the write half-way."""
-    resource = pytest.importorskip("resource", reason="only Unix has limits on the size of files")
-    path = tmp_path / "model.safetensors"
-    save_checkpoint(tiny_model(1), path)
-    before = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
-    try:
-        with pytest.raises(OSError, match="cannot write model.safetensors"):
-            save_checkpoint(tiny_model(2), path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [
-        "model.safetensors"
-    ]
-
-
-@pytest.mark.parametrize("how", ["full", "read-only", "renaming refused"])
-def test_run_on_a_bad_disk_goes_on_when_there_is_room_again(tmp_path, monkeypatch, how):
-    straight, history = run(loaders=noisy_loaders(), epochs=4)
-    run(loaders=noisy_loaders(), epochs=4, folder=tmp_path, stop_after=2)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with monkeypatch.context() as broken:
-        break_disk(broken, how)
-        with pytest.raises(OSError, match="cannot write .*; what was there before is unharmed"):
-            run(loaders=noisy_loaders(), epochs=4, folder=tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    model, more = run(tiny_model(3), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
-    assert without_times(more) == without_times(history)
-    assert_same_weights(model, straight)
-
-
-# --- losses that are not finite ----------------------------------------------------------------
+# --- losses that are not finite ------------------------------------------------------------------
 
 
 class Spoiled(FusionLoss):
@@ -1130,106 +628,190 @@ def test_image_that_is_not_finite_is_found():
         run(loaders=loaders)
 
 
-def test_batch_that_broke_some_steps_ago_is_found_and_the_best_weights_come_back(tmp_path):
-    """On a GPU the losses are looked at every 20 steps."""
-    model = tiny_model(1)
-    good = {"total": torch.tensor(3.0), "semantic": torch.tensor(1.0), "region": torch.tensor(2.0)}
-    run_ = states.Run(tmp_path, {}, {"model": model})
-    run_.best = tiny_model(2).state_dict()
-    run_.losses = [
-        good,
-        good,
-        good | {"total": torch.tensor(math.nan), "region": torch.tensor(math.nan)},
-        good,
-    ]
-    batches = [{"image": torch.full((1,), float(number))} for number in (1, 2, 3)]
+def test_picture_at_fault_is_named_and_kept(tmp_path):
+    samples = tiny_samples(6)
+    samples[3]["image"][0, 5, 5] = math.inf
+    loaders = DataLoader(samples, 2), DataLoader(samples[:2], 2)
+    with pytest.raises(FloatingPointError, match=r"epoch 0, batch 1, picture \[1\]; .*kept as"):
+        run(loaders=loaders, folder=tmp_path)
+    kept = torch.load(tmp_path / "not_finite.pt", weights_only=True)
+    assert torch.equal(kept["image"][1], samples[3]["image"])
+
+
+class BadGradient(FusionLoss):
+    """A finite loss whose gradient is NaN, in one batch."""
+
+    def __init__(self, call: int):
+        super().__init__()
+        self.calls, self.call = 0, call
+
+    def forward(self, outputs, batch):
+        parts = super().forward(outputs, batch)
+        self.calls += 1
+        if self.calls == self.call:  # the derivative of the square root at 0 is infinite, and 0 inf
+            zero = 0 * outputs["region"].sum()
+            parts["total"] = parts["total"] + zero.square().sqrt()
+        return parts
+
+
+def test_no_step_is_taken_on_a_gradient_that_is_not_finite(tmp_path):
+    steps = []
+    handle = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    try:
+        with pytest.raises(
+            FloatingPointError, match="the gradient is not finite in epoch 0, batch 1; .*kept as"
+        ):
+            run(model := tiny_model(), loss=BadGradient(2), folder=tmp_path)
+    finally:
+        handle.remove()
+    assert len(steps) == 1 and not model.training
+    assert_same_weights(model, tiny_model())
+
+
+class Failing(torch.utils.data.Dataset):
+    """Raises at one reading of a sample, counted without those of the folder's fingerprint."""
+
+    def __init__(self, at: int, error: BaseException):
+        self.samples, self.at, self.error, self.reads = tiny_samples(6), at, error, 0
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        if self.reads == self.at:
+            raise self.error
+        return self.samples[index]
+
+
+@pytest.mark.parametrize("error", [ValueError("photo.png"), KeyboardInterrupt(), OSError("disk")])
+def test_whatever_ends_a_run_leaves_the_best_epoch_and_the_history(tmp_path, error):
+    """In the second epoch; the first one's weights are in the model and on disk."""
+    data, val = Failing(10, error), DataLoader(tiny_samples(2, seed=1), 2)
+    expected, history = run(loaders=(DataLoader(tiny_samples(6), 2), val), stop_after=1)
+    with pytest.raises(type(error)) as caught:
+        run(model := tiny_model(), loaders=(DataLoader(data, 2), val))
+    assert without_times(caught.value.history) == without_times(history) and len(history) == 1
+    assert_same_weights(model, expected)
+    assert not any(module.training for module in model.modules())
+
+    data.reads, data.at = -7, 10  # a folder reads seven more, for its fingerprint
+    with pytest.raises(type(error)):
+        run(tiny_model(), loaders=(DataLoader(data, 2), val), folder=tmp_path)
+    assert_same_weights(load_checkpoint(tmp_path / "best.safetensors")[0], expected)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert without_times(state["history"]) == without_times(history)
+
+
+def test_a_loss_that_breaks_leaves_statistics_that_are_finite():
+    with pytest.raises(FloatingPointError) as caught:
+        run(model := tiny_model(), loss=Spoiled(6, {"region": math.nan}))
+    assert len(caught.value.history) == 1 and not model.training
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert_same_weights(model, run(stop_after=1)[0])
+
+
+def test_validation_picture_that_is_not_finite_is_named():
+    bad = tiny_samples(3, seed=1)
+    bad[2]["image"][1, 2, 3] = math.nan
+    loaders = DataLoader(tiny_samples(6), 2), DataLoader(bad, 2)
     with pytest.raises(
-        FloatingPointError,
-        match=r"task region is not finite in epoch 4, batch 2; lower .*\(kept as not_finite.pt\)",
+        FloatingPointError, match=r"in the validation after epoch 0, batch 1, picture \[0\]; "
     ):
-        guards.require_finite(run_, batches, "epoch 4")
-    assert torch.load(tmp_path / "not_finite.pt", weights_only=True)["image"].item() == 2
-    assert_same_weights(model, tiny_model(2))
+        run(model := tiny_model(), loaders=loaders)
+    assert not model.training
+    assert_same_weights(model, tiny_model())
 
 
-# --- checkpoints -------------------------------------------------------------------------------
+def test_a_disk_that_fills_up_leaves_the_best_epoch_in_the_model(tmp_path, monkeypatch):
+    expected, history = run(stop_after=1)
+    real = os.fsync
+    calls = iter(range(100))
+
+    def full(descriptor):  # room for the first state, the checkpoint and the first epoch's state
+        if next(calls) >= 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="cannot write") as caught:
+        run(model := tiny_model(), epochs=3, folder=tmp_path)
+    assert without_times(caught.value.history[:1]) == without_times(history)
+    best = max(caught.value.history, key=lambda entry: entry["val_score"])["epoch"]
+    assert_same_weights(model, run(stop_after=best + 1)[0])
+    assert not model.training and expected
 
 
-def test_checkpoint_comes_back_as_it_was(tmp_path):
-    model = tiny_model(4, outputs={"semantic": 6, "region": 3})
-    save_checkpoint(
-        model, tmp_path / "a.safetensors", decoding={"threshold": 0.6}, miou=0.75, names=["x"]
-    )
-    again, facts = load_checkpoint(str(tmp_path / "a.safetensors"))
-    assert facts == {"decoding": {"threshold": 0.6}, "miou": 0.75, "names": ["x"]}
-    assert again.config == model.config and not again.training
-    assert_same_weights(again, model)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+@pytest.mark.parametrize("fault", ["loss", "gradient"])
+def test_a_gpu_takes_no_step_from_the_first_fault_on(fault):
+    """Its numbers are looked at 20 batches later; the scaler, here a CPU's, skips the steps."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=2**31 - 1)
+    finite = guards.FiniteSteps(scaler, None)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
+    seen = []
+    for number in range(6):
+        optimizer.zero_grad()
+        total = (weight * number).sum()
+        if number == 3:
+            zero = 0 * weight.sum()
+            total = total * math.nan if fault == "loss" else total + zero.square().sqrt()
+        finite.scale(total).backward()
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_([weight], 1.0)
+        parts = {"total": total.detach(), "semantic": total.detach()}
+        finite.check(parts, norm, {"image": torch.ones(2, 3, 4, 4)}, f"batch {number}")
+        scaler.step(optimizer)
+        scaler.update()
+        seen.append(weight.detach().clone())
+    assert not torch.equal(seen[1], seen[2]) and seen[2].isfinite().all()
+    assert all(torch.equal(seen[2], later) for later in seen[3:])
+    what = "gradient" if fault == "gradient" else "loss of task semantic"
+    with pytest.raises(FloatingPointError, match=f"the {what} is not finite in batch 3; lower"):
+        finite.look()
 
 
-def test_checkpoint_of_a_model_in_another_memory_layout(tmp_path):
-    model = tiny_model(4).to(memory_format=torch.channels_last)
-    save_checkpoint(model, tmp_path / "a.safetensors")
-    assert_same_weights(load_checkpoint(tmp_path / "a.safetensors")[0], model)
+def test_a_gradient_that_overflows_while_a_scale_is_searched_is_no_fault():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    finite = guards.FiniteSteps(scaler, None)
+    one = torch.ones(())
+    finite.check({"total": one}, one * math.inf, {"image": torch.ones(1, 3, 4, 4)}, "batch 0")
+    finite.look()
+    assert finite.sound == 1
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 1e-4})
+    with pytest.raises(FloatingPointError, match="no gradient of the last batches was finite"):
+        finite.look()
 
 
-def test_checkpoint_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.safetensors"):
-        load_checkpoint(tmp_path / "nowhere.safetensors")
+# --- what each epoch draws ---------------------------------------------------------------------
 
 
-def refused(path, message) -> None:
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match=message):
-        load_checkpoint(path)
-    assert path.read_bytes() == before
+class Drawn(torch.utils.data.Dataset):
+    """Writes down the random numbers that an augmentation would draw, of all three sources."""
+
+    def __init__(self):
+        self.samples, self.draws = tiny_samples(4), []
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        self.draws.append((index, torch.rand(1).item(), random.random(), np.random.random()))
+        return self.samples[index]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.999])
-def test_checkpoint_truncated(tmp_path, share):
-    path = tmp_path / "a.safetensors"
-    save_checkpoint(tiny_model(), path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    refused(path, r"a.safetensors is no whole safetensors file .*must be fetched or trained again")
+def test_each_epoch_draws_from_a_seed_of_its_own():
+    data, expected = Drawn(), Drawn()
+    loader = DataLoader(data, 2, shuffle=True)
+    run(loaders=(loader, DataLoader(tiny_samples(1), 1)), epochs=2, seed=3)
+    for epoch in (0, 1):
+        seed_everything(1_000_003 * 4 + epoch)
+        list(DataLoader(expected, 2, shuffle=True))
+    assert data.draws == expected.draws
+    assert {draw[1:] for draw in data.draws[:4]}.isdisjoint(draw[1:] for draw in data.draws[4:])
 
 
-def test_checkpoint_that_is_a_pickle_is_never_run(tmp_path):
-    path = tmp_path / "a.safetensors"
-    for write in (
-        lambda evil: path.write_bytes(pickle.dumps(evil)),
-        lambda evil: torch.save(evil, path),
-    ):
-        write(Evil(tmp_path / "evil"))
-        refused(path, "a.safetensors is no whole safetensors file .*pickles are refused")
-        assert not (tmp_path / "evil").exists()
-
-
-def test_checkpoint_without_configuration(tmp_path):
-    save_file(tiny_model().state_dict(), tmp_path / "a.safetensors")
-    refused(tmp_path / "a.safetensors", "a.safetensors has no 'config' .*save_checkpoint")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"width": 8},
-        {"outputs": {"semantic": 4, "region": 3}},
-        {"outputs": {"semantic": 3}},
-        {"outputs": {}},
-        {"encoder": "resnet"},
-        {"depth": 5},
-    ],
-)
-def test_checkpoint_of_another_configuration(tmp_path, change):
-    model = tiny_model()
-    config = json.dumps({**model.config, **change})
-    save_file(model.state_dict(), tmp_path / "a.safetensors", metadata={"config": config})
-    refused(
-        tmp_path / "a.safetensors", "(?s)a.safetensors: its weights do not fit its configuration"
-    )
-
-
-def test_checkpoint_whose_configuration_is_no_json(tmp_path):
-    save_file(tiny_model().state_dict(), tmp_path / "a.safetensors", metadata={"config": "{"})
-    refused(tmp_path / "a.safetensors", "a.safetensors: its weights do not fit its configuration")
+def test_a_batch_that_is_not_full_is_left_out():
+    """Batch norm and the schedule expect equal batches: 40 pictures in 16s are two batches."""
+    train_loader, _ = recipes.loaders(replace(RECIPE, batch_size=16), recipes.TASKS)
+    assert len(train_loader) == 2 and [len(batch["image"]) for batch in train_loader] == [16, 16]
