@@ -181,6 +181,8 @@ def make_missing(experiment: Experiment, path: Path, scratch: Path) -> None:
         busy = f"another runner is at work on {path.name}; wait until it ends, or stop it"
         raise RuntimeError(busy) from None
     with lock:
+        for part in path.parent.glob(f"{path.name}.*.part"):
+            part.unlink()  # of a runner that was killed
         table = Table(experiment, path)
         print(*table.problems, sep="\n", end="\n" * bool(table.problems), file=sys.stderr)
         provenance()  # remembers the commit of the code that runs; the files may change meanwhile
