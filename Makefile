@@ -1,25 +1,38 @@
 # make run [DATASET=scenes|stanford_background]   execute the notebooks, or the main job on photographs
-# make test                                       every test
+# make test                                       make check, then every test
+# make check                                      lint, format and types, in seconds
 # make lab                                        JupyterLab on notebooks/
 # make bench                                      times and memory, on this machine
 # make experiment [NAME=fusion]                  the runs behind a results file; without NAME, lists them
 # make checkpoint [DATASET=...]                   for authors: train the shipped models
 # make outputs                                    for authors: execute the notebooks and store their outputs
 # make wheel                                      one file with library and data, in build/: lay it beside a notebook
+# make lowest PYTHON=python3.10                   for authors: tests/unit on the lowest versions that pyproject.toml allows
 # make colab REPO=owner/name                      for authors: name the repository on GitHub, everywhere; adds the badges
 
 DATASET ?= scenes
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: run test lab bench outputs experiment checkpoint wheel colab clean
+.PHONY: run test check lowest lab bench outputs experiment checkpoint wheel colab clean
 
 run: .venv/ready
 	$(PY) -m fusion_lib.lab.jobs $(DATASET)
 
-test: .venv/ready
+test: check
 	$(PY) -m pytest -q -rs tests
 	$(PY) tests/notebooks/strict.py -q
+
+check: .venv/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+lowest:  # in an environment of its own; pip has no way to ask for the lowest versions, uv has
+	$(PYTHON) -m venv --clear build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lowest/bin/uv pip install --python build/lowest --resolution lowest-direct -e '.[test,rivals]'
+	build/lowest/bin/python -m pytest -q -rs tests/unit
 
 lab: .venv/ready
 	$(PY) -m jupyterlab notebooks

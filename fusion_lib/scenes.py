@@ -159,7 +159,8 @@ def connected_regions(ids: np.ndarray) -> np.ndarray:
     from skimage.measure import label
 
     ids = np.asarray(ids)
-    return label(np.where(ids < 0, -1, ids), background=-1, connectivity=1).astype(np.int64) - 1
+    ids = np.where(ids < 0, -1, ids.astype(np.int64))  # NumPy 2.5 puts no -1 among unsigned ids
+    return label(ids, background=-1, connectivity=1).astype(np.int64) - 1
 
 
 def generate(folder: str | Path) -> None:

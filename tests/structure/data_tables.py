@@ -143,8 +143,7 @@ TABLES: dict[tuple[str, str], Callable[[], str]] = {  # (data card, heading): wh
 
 
 def can_be_counted(card: str) -> bool:
-    """The photographs are no part of the project, so their tables are checked only where they are
-    at hand."""
+    """The photographs are no part of the project: their tables need an archive at hand."""
     return card != "stanford_background.md" or datasets.ARCHIVE_VARIABLE in os.environ
 
 
@@ -157,11 +156,8 @@ def table_below(text: str, heading: str) -> str:
 
 def size(path: Path) -> str:
     """As the index data/README.md states it."""
-    return (
-        f"{path.stat().st_size / 1e6:.2f} MB"
-        if path.stat().st_size > 1e5
-        else f"{path.stat().st_size / 1e3:.1f} kB"
-    )
+    kilobytes = path.stat().st_size / 1e3
+    return f"{kilobytes / 1e3:.2f} MB" if kilobytes > 100 else f"{kilobytes:.1f} kB"
 
 
 def _scenes(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,26 +11,20 @@ NOT_OURS = {".git", ".venv", "build", "__pycache__", ".ipynb_checkpoints", ".pyt
 
 def files() -> list[Path]:
     """What git tracks or would track; in a copy without git, everything but what is built."""
+    listed = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        command = [
-            "git",
-            "-C",
-            ROOT,
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ]
-        names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(
-            "\0"
+        done = subprocess.run(
+            ["git", "-C", ROOT, *listed], capture_output=True, text=True, check=True
         )
-        found = [ROOT / name for name in names if name]
+        found = [ROOT / name for name in done.stdout.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
-        found = [
-            path for path in ROOT.rglob("*") if not NOT_OURS & set(path.relative_to(ROOT).parts)
-        ]
-        found = [
-            path for path in found if not any(part.endswith(".egg-info") for part in path.parts)
-        ]
+        found = [path for path in ROOT.rglob("*") if not any(map(_built, _parts(path)))]
     return sorted(path for path in found if path.is_file())
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    return path.relative_to(ROOT).parts
+
+
+def _built(part: str) -> bool:
+    return part in NOT_OURS or part.endswith(".egg-info")

@@ -1,5 +1,4 @@
-"""environment.yml and pyproject.toml describe one environment, and the repository's address stands
-in one place."""
+"""One environment, one version, one address: what the files at the top say of each other."""
 
 from __future__ import annotations
 
@@ -23,7 +22,15 @@ TEXT = (project.ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(TEXT)["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DEPENDENCIES = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
-ENVIRONMENT = yaml.safe_load((project.ROOT / "environment.yml").read_text(encoding="utf-8"))
+
+
+def at_top(name: str):
+    """A YAML file of the project."""
+    return yaml.safe_load((project.ROOT / name).read_text(encoding="utf-8"))
+
+
+ENVIRONMENT = at_top("environment.yml")
+MAKEFILE = (project.ROOT / "Makefile").read_text(encoding="utf-8")
 CONDA = [line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
 PIP = [
     line
@@ -52,6 +59,37 @@ def test_dependency_has_a_reason_on_its_line(dependency):
 def test_no_dependency_is_listed_twice():
     names = [Requirement(line).name.lower().replace("_", "-") for line in DEPENDENCIES]
     assert sorted(set(names)) == sorted(names)
+
+
+def test_the_version_is_the_same_in_citation_and_changelog():
+    assert at_top("CITATION.cff")["version"] == PROJECT["version"]
+    changelog = (project.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## (\S+)", changelog, re.MULTILINE)
+    assert versions[0] == "Unreleased" and PROJECT["version"] in versions
+
+
+def test_workflow_runs_both_commands_and_the_lowest_versions_on_the_oldest_python():
+    """The oldest is the one that pyproject.toml allows."""
+    jobs = at_top(".github/workflows/test.yml")["jobs"]
+    matrix = jobs["commands"]["strategy"]["matrix"]
+    oldest, newest = matrix["python"]
+    assert f">={oldest}" == PROJECT["requires-python"]
+    assert [*map(int, newest.split("."))] >= [3, 13]
+    assert sorted(matrix["command"]) == ["run", "test"]
+    lowest = jobs["lowest"]["steps"]
+    assert f"make lowest PYTHON=python{oldest}" in [step.get("run") for step in lowest]
+    targets = re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE)
+    assert {"run", "test", "check", "lowest"} <= {*targets}
+
+
+def test_hooks_call_what_make_check_calls():
+    """`ruff check`, `ruff format` and `mypy`, each from the environment that is there."""
+    (local,) = at_top(".pre-commit-config.yaml")["repos"]
+    hooks = local["hooks"]
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)[1]
+    called = [" ".join(words.split()[:2]) for words in re.findall(r"-m (.*)", recipe)]
+    assert [" ".join(hook["entry"].split()[:2]) for hook in hooks] == called
+    assert {hook["language"] for hook in hooks} == {"system"}
 
 
 def test_conda_brings_python_and_pip_only_with_the_same_python():

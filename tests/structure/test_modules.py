@@ -280,3 +280,84 @@ def test_a_name_that_the_package_does_not_have():
         _ = fusion_lib.Fusion
     with pytest.raises(ImportError, match="cannot import name 'Fusion'"):
         exec("from fusion_lib import Fusion")
+
+
+def lines(text: str) -> int:
+    """How many lines are not blank."""
+    return sum(bool(line.strip()) for line in text.splitlines())
+
+
+def functions(source: str) -> dict[str, tuple[int, int]]:
+    """{name: (non-blank lines without the docstring, parameters without self)} of every function,
+    methods and functions inside functions included."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            given = node.args
+            names = [a.arg for a in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+            names += [a.arg for a in (given.vararg, given.kwarg) if a]
+            described = node.body[0] if ast.get_docstring(node) else None
+            said = lines(ast.get_source_segment(source, described)) if described else 0
+            whole = lines(ast.get_source_segment(source, node))
+            parameters = len([name for name in names if name not in ("self", "cls")])
+            found[f"{node.name}, line {node.lineno}"] = whole - said, parameters
+    return found
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_part_is_too_long(part):
+    sizes = {name: lines(FILES[name].read_text()) for name in FILES if part_of(name) == part}
+    assert sum(sizes.values()) <= PARTS[part], sorted(sizes.items(), key=lambda item: -item[1])
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_module_and_no_function_is_too_long(module):
+    source = FILES[module].read_text()
+    assert lines(source) <= LONGEST_MODULE
+    long = {name: size for name, (size, _) in functions(source).items() if size > LONGEST_FUNCTION}
+    assert not long, f"functions of more than {LONGEST_FUNCTION} lines, docstring aside"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_no_function_has_too_many_parameters(module):
+    many = {name: n for name, (_, n) in functions(FILES[module].read_text()).items()}
+    assert not {name: n for name, n in many.items() if n > MOST_PARAMETERS}
+
+
+def test_the_rule_of_sizes_counts_what_is_written():
+    """Two of five lines of f are its docstring, one is blank; g stands inside a method."""
+    source = (
+        'def f(a, /, b, *c, d=1, **e):\n    """One\n    two."""\n\n    return a\n'
+        "class A:\n    def m(self, x):\n        async def g(): ...\n"
+    )
+    expected = {"f, line 1": (2, 5), "m, line 7": (2, 1), "g, line 8": (1, 0)}
+    assert functions(source) == expected
+
+
+def inner_imports(source: str) -> list[str]:
+    """Lines inside functions that import modules of the package, as they are written."""
+    found = []
+    for function in ast.walk(ast.parse(source)):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for node in ast.walk(function):
+                if isinstance(node, (ast.Import, ast.ImportFrom)) and imports(node):
+                    found.append(source.splitlines()[node.end_lineno - 1].strip())
+    return found
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_of_the_package_stand_at_the_top(module):
+    """A circle cannot hide in a function: the order above counts imports anywhere. In the lab a
+    line may still wait for what comes later, a package just installed, and then says so."""
+    inner = inner_imports(FILES[module].read_text())
+    if part_of(module) == "lab":
+        inner = [line for line in inner if "  # " not in line]
+    assert not inner
+
+
+def test_the_rule_sees_imports_inside_functions():
+    source = (
+        "import fusion_lib.plots\nclass A:\n    def f(self):\n        import numpy\n"
+        "        from fusion_lib import plots  # why\n"
+    )
+    assert inner_imports(source) == ["from fusion_lib import plots  # why"]
