@@ -49,8 +49,8 @@ experiment: .venv/ready
 checkpoint: .venv/ready
 	$(PY) -m fusion_lib.lab.jobs checkpoint_$(DATASET)
 
-wheel: .venv/ready  # build/ goes first: setuptools would pack what an earlier build left there
-	rm -rf build
+wheel: .venv/ready  # setuptools would pack what an earlier build left in build/lib
+	rm -rf build/lib build/bdist.*
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build .
 	@ls build/*.whl
 
