@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch
 
-from fusion_lib import summaries
 from fusion_lib.intervals import bootstrap_interval
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
 from fusion_lib.targets import REGION_CLASSES, boundary_mask
@@ -30,8 +29,7 @@ DASHES = ("-", "--", ":", "-.")
 
 
 def use_style() -> None:
-    """Opaque white figures (readable on a dark page), 10-point text, 80 dots an inch to keep
-    notebooks small; where IPython runs, each figure that is shown carries its summary."""
+    """Opaque white figures (readable on a dark page), 10-point text, few dots an inch."""
     plt.rcParams.update(
         {
             **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "white"),
@@ -39,7 +37,6 @@ def use_style() -> None:
             **{"axes.prop_cycle": plt.cycler(color=LINES), "image.interpolation": "nearest"},
         }
     )
-    summaries.register()
 
 
 def colour_classes(labels: np.ndarray) -> np.ndarray:

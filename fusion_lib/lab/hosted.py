@@ -52,8 +52,8 @@ BADGE_LINE = re.compile(r"^\[!\[Open in .*$", re.MULTILINE)
 
 
 def start() -> None:
-    """The set-up cell's end: install what fusion_lib needs and the runtime lacks, and say what the
-    runtime is.
+    """The set-up cell's end: install what fusion_lib needs and the runtime lacks, let figures carry
+    their summaries, and say what the runtime is.
 
     pip refuses to install what would replace torch, torchvision or numpy.
 
@@ -82,7 +82,9 @@ def start() -> None:
             )
         importlib.invalidate_caches()
     from fusion_lib.engine import machine  # needs what may have come just now
+    from fusion_lib.lab import summaries  # as above
 
+    summaries.register()
     print(machine.describe())
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import comparison
 import pytest
-
 from fusion_lib.summaries import MIME
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from fusion_lib.summaries import MIME
+from fusion_lib.lab.summaries import MIME
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,8 +21,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import rules
 
-from fusion_lib import plots, summaries
-from fusion_lib.lab import hosted
+from fusion_lib import plots
+from fusion_lib.lab import hosted, summaries
 
 FOLDER = rules.ROOT / "tests" / "bad"
 PIXEL = (  # white, 1 x 1: pictures are not compared, their summaries are

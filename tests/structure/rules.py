@@ -32,7 +32,7 @@ from lessons import (
 )
 
 from fusion_lib.lab import hosted
-from fusion_lib.summaries import MIME
+from fusion_lib.lab.summaries import MIME
 
 sys.path.append(str(ROOT / "tests" / "notebooks"))
 import comparison  # noqa: E402  (beside nbval's tests, where it is used)

@@ -53,7 +53,6 @@ ORDER = (
     "evaluation",
     "tuning",
     "intervals",
-    "summaries",
     "plots",
     "lab.rivals",
     "lab.recipes",
@@ -67,6 +66,7 @@ ORDER = (
     "lab.jobs",
     "lab.speed",
     "lab.bench",
+    "lab.summaries",
     "lab.hosted",
 )
 PARTS = {"": 2600, "engine": 800, "lab": 1700}  # non-blank lines that each part may have

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from fusion_lib import plots, summaries
+from fusion_lib.lab import summaries
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def test_every_kind_of_drawing_has_a_summary():
 
 
 def test_ipython_shows_it_beside_the_picture(shell):
-    plots.use_style()
-    plots.use_style()  # twice is as good as once
+    summaries.register()
+    summaries.register()  # twice is as good as once
     plt.plot([1, 2])
     assert json.loads(displayed(shell)[summaries.MIME]) == summaries.summary()
     assert summaries.MIME not in shell.display_formatter.format([1])[0]
@@ -96,4 +96,4 @@ def test_ipython_shows_it_beside_the_picture(shell):
 
 def test_without_ipython_nothing_happens():
     InteractiveShell.clear_instance()
-    plots.use_style()
+    summaries.register()
