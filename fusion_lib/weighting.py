@@ -29,7 +29,7 @@ class PlainSum:
         """Fill all gradients from {"total": (), task: ()}; `scale` is the precision's scaler."""
         scale(parts["total"]).backward()
 
-    def after_step(self, parts: Callable[[], dict[str, Tensor]]) -> None:
+    def after_step(self, parts: Callable[..., dict[str, Tensor]]) -> None:
         """After each step of the optimizer; `parts()` computes the same batch's losses again."""
 
     def end_epoch(self) -> dict[str, float]:
@@ -52,12 +52,14 @@ class LossWeighting(PlainSum):
 
     @torch.no_grad()
     def after_step(self, parts):
-        if hasattr(self.scalarizer, "update"):  # FAMO weighs by what the step has changed
-            self.scalarizer.update(_both(parts()))
+        update = getattr(self.scalarizer, "update", None)
+        if update:  # FAMO weighs by what the step has changed
+            update(_both(parts()))
 
     def end_epoch(self):
-        if hasattr(self.scalarizer, "step"):  # the dynamic weight average compares epochs
-            self.scalarizer.step()
+        step = getattr(self.scalarizer, "step", None)
+        if step:  # the dynamic weight average compares epochs
+            step()
         return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +40,14 @@ def mixed_precision(device: torch.device) -> tuple[torch.autocast, torch.amp.Gra
     """16-bit numbers on CUDA, and a scaler that skips steps whose gradient is not finite; elsewhere
     neither does anything. Only float16 needs another scale than 1."""
     cuda, precision = device.type == "cuda", half_precision(device)
-    search = {} if precision == torch.float16 else {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+    search: dict[str, Any] = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+    if precision == torch.float16:
+        search = {}
     scaler = torch.amp.GradScaler(device.type, enabled=cuda, **search)
     return torch.autocast(device.type, precision, enabled=cuda), scaler
 
 
-def compiled(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
+def compiled(model: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], Any], str]:
     """The model behind `torch.compile`, tried out forward and backward, and ""; or the model as it
     is, and why.
 
@@ -69,7 +72,7 @@ def compiled(model: nn.Module, images: Tensor) -> tuple[nn.Module, str]:
 
 def compiled_at_first_call(model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
     """The model, which its first call tries to compile; says whether that worked."""
-    chosen: list[nn.Module] = []
+    chosen: list[Callable] = []
 
     def forward(images: Tensor) -> dict[str, Tensor]:
         if not chosen:

@@ -29,7 +29,8 @@ def fingerprint(split: str, loader, seed) -> dict[str, Any]:
         seed: seeds all sources of chance.
 
     Returns:
-        {"<split>_pictures", "<split>_classes", "<split>_labels", "<split>_images"}, of simple types, to be compared by `same`.
+        {"<split>_pictures", "<split>_classes", "<split>_labels", "<split>_images"}, of
+        simple types, to be compared by `same`.
     """
     count = processes.rank_and_count()[1]
     dataset = getattr(loader, "dataset", loader)

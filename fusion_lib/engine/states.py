@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -254,7 +255,8 @@ def _random_states() -> list:
     """Of Python, NumPy, torch and every CUDA device, of types that torch reads without running
     code."""
     version, numbers, gauss = random.getstate()
-    name, key, *rest = np.random.get_state()
+    legacy: Any = np.random.get_state()
+    name, key, *rest = legacy
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     python = [version, list(numbers), gauss]
     return [python, [name, key.tolist(), *rest], torch.get_rng_state(), cuda]

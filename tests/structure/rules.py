@@ -35,7 +35,7 @@ from fusion_lib.lab import hosted
 from fusion_lib.lab.summaries import MIME
 
 sys.path.append(str(ROOT / "tests" / "notebooks"))
-import comparison  # noqa: E402  (beside nbval's tests, where it is used)
+import comparison  # beside nbval's tests, where it is used
 
 IGNORED, SKIPPED = "nbval-ignore-output", "nbval-skip"
 PREDICT = "**Predict, then run.**"

@@ -4,6 +4,7 @@ must hold always."""
 import inspect
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -911,9 +912,10 @@ def test_bootstrap_interval_repeats_itself_and_leaves_the_generators_alone():
 def test_t_interval_against_scipy(count, level):
     values = np.random.default_rng(count).gamma(2.0, size=count)
     test = stats.ttest_1samp(values, 0.0).confidence_interval(level)
-    np.testing.assert_allclose(t_interval(values, level), (test.low, test.high), rtol=1e-12)
+    close = partial(np.testing.assert_allclose, rtol=1e-8)  # quantiles of SciPy 1.10 hold to 1e-9
+    close(t_interval(values, level), (test.low, test.high))
     t = stats.t.interval(level, count - 1, loc=values.mean(), scale=stats.sem(values))
-    np.testing.assert_allclose(t_interval(values.tolist(), level), t, rtol=1e-12)
+    close(t_interval(values.tolist(), level), t)
 
 
 def test_t_interval_by_hand():
