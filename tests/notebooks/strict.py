@@ -22,7 +22,8 @@ from pathlib import Path
 
 import comparison
 import pytest
-from fusion_lib.summaries import MIME
+
+from fusion_lib.lab.summaries import MIME
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=1800")
