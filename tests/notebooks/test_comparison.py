@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import strict
 
-from fusion_lib import plots, summaries
+from fusion_lib import plots
+from fusion_lib.lab import summaries
 
 WIDE = {"absolute": 0.02}
 TABLE = "<table border='1'><tr><th>0</th><td>{}</td></tr></table>"
