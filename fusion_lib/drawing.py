@@ -52,11 +52,8 @@ def car(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndar
     body = (abs(u) < 0.5) & (v > 0.15) & (v < 0.62)
     cabin = (abs(u + 0.05) < 0.28) & (v >= 0.62) & (v < 0.62 + 0.38 * telling)
     radius = 0.10 + 0.06 * telling
-    left, right = (
-        ((u - place) ** 2 + ((v - 0.18) * ratio) ** 2 < radius**2) & (v > 0)
-        for place in (-0.28, 0.28)
-    )
-    return body | cabin | left | right, left | right
+    wheels = ((abs(u) - 0.28) ** 2 + ((v - 0.18) * ratio) ** 2 < radius**2) & (v > 0)
+    return body | cabin | wheels, wheels
 
 
 def disc(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,11 +88,9 @@ def expose(colour: np.ndarray, gain: np.ndarray, noise: float, seed) -> np.ndarr
     The grain of the sensor has the standard deviation `noise` and comes from `seed` alone.
     """
     exposed = colour * np.clip(gain, 0, None)[..., None]
-    for axis in (0, 1):  # the lens: a 1-2-1 blur along both axes, edges repeated
-        padded = np.pad(exposed, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        before, middle, after = (
-            np.take(padded, range(i, i + exposed.shape[axis]), axis) for i in range(3)
-        )
-        exposed = (before + 2 * middle + after) / 4
+    # The lens: a 1-2-1 blur along both axes, edges repeated.
+    blurred = np.pad(exposed, [(1, 1), (1, 1), (0, 0)], mode="edge")
+    blurred = (blurred[:-2] + 2 * blurred[1:-1] + blurred[2:]) / 4
+    blurred = (blurred[:, :-2] + 2 * blurred[:, 1:-1] + blurred[:, 2:]) / 4
     grain = np.random.default_rng(seed).standard_normal(exposed.shape)
-    return np.round(255 * np.clip(exposed + noise * grain, 0, 1)).astype(np.uint8)
+    return np.round(255 * np.clip(blurred + noise * grain, 0, 1)).astype(np.uint8)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_lib import scenes
+from fusion_lib import checks, scenes
 from fusion_lib.datasets.base import SegmentationDataset
 from fusion_lib.engine.files import SUMS, data_file, read_sums, sha256
 
@@ -31,8 +31,7 @@ class Scenes(SegmentationDataset):
         self, split: str, transform: Callable | None = None, folder: str | Path | None = None
     ):
         super().__init__(transform)
-        if split not in scenes.SPLITS:
-            raise ValueError(f"split is {split!r}; expected one of {list(scenes.SPLITS)}")
+        checks.expect(split in scenes.SPLITS, "split", split, f"one of {list(scenes.SPLITS)}")
         name = f"scenes_{split}.npz"
         with np.load(data_file(name) if folder is None else _written(Path(folder) / name)) as file:
             self._maps = [file[name] for name in ("images", "semantic", "region")]
