@@ -1,8 +1,7 @@
 """How scenes are drawn: silhouettes, textures, the viewpoint, and the exposure of the photograph.
 
-Silhouettes take `u` and `v`, coordinates within the thing: u lies in [-.5, .5] and v, upwards
-from the foot, in [0, 1]. They return two bool maps of the same shape: the pixels of the thing, and
-those among them that have its second colour.
+Silhouettes take coordinates within the thing: u in [-.5, .5], and v in [0, 1] upwards from the
+foot. They return two bool maps: its pixels, and those among them that have its second colour.
 """
 
 from __future__ import annotations
@@ -65,9 +64,8 @@ def paint(thing: Thing, x: np.ndarray, y: np.ndarray, detail: np.ndarray) -> np.
     """Its colours (H, W, 3): the second one in its texture and where `detail` is, else the main."""
     along = (x * np.cos(thing.angle) + y * np.sin(thing.angle)) / thing.period
     across = (y * np.cos(thing.angle) - x * np.sin(thing.angle)) / thing.period
-    stripes = np.floor(along) % 2 == 0
-    checks = (np.floor(along) + np.floor(across)) % 2 == 0
-    pattern = (np.zeros(x.shape, bool), stripes, checks)[thing.texture]
+    fields = np.floor(along) + (np.floor(across) if thing.texture == 2 else 0)
+    pattern = (fields % 2 == 0) & (thing.texture > 0)
     main, second = thing.colours
     return np.where((pattern | detail)[..., None], second, main)
 

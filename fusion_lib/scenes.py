@@ -2,12 +2,10 @@
 
 A scene has two or three stuff areas (sky, ground, water) and three to eight things. What names a
 thing is its shape and its place, never its colour: a disc on the ground is a ball, the same disc
-in the sky is a balloon; sky and water draw their colours from one palette. Every thing is one
-region with its own colours and texture.
+in the sky is a balloon; sky and water share a palette. Every thing is one region.
 
-`sample_scene` draws the contents of a scene from a seed, `render` takes the photograph. The two
-are apart so that one scene can be photographed again under another light, from another viewpoint,
-or a moment later, with labels that stay exact.
+`sample_scene` draws the contents of a scene from a seed, `render` takes the photograph: the same
+scene again under another light, from another viewpoint or a moment later, with exact labels.
 
     python -m fusion_lib.scenes FOLDER      # writes three files and SHA256SUMS
 """
@@ -56,10 +54,8 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
     Args:
         seed: the only source of chance; equal seeds give equal scenes.
         colour_similarity: probability that a thing takes nearly the colour of its neighbour.
-        shape_ambiguity: how far telling details (wheels, trunks, roofs) may shrink, in [0, 1].
-
-    Raises:
-        ValueError: a knob is outside [0, 1].
+        shape_ambiguity: how far telling details (wheels, trunks, roofs) may shrink. Both are in
+            [0, 1] (else a ValueError).
     """
     _expect_share("colour_similarity", colour_similarity)
     _expect_share("shape_ambiguity", shape_ambiguity)
@@ -161,8 +157,9 @@ def generate(folder: str | Path) -> None:
     for split, seeds in SPLITS.items():
         pictures = [render(sample_scene(seed)) for seed in seeds]
         images, semantic, region = (np.stack(arrays) for arrays in zip(*pictures))
-        labels = {"semantic": semantic.astype(np.uint8), "region": region.astype(np.int8)}
-        np.savez_compressed(folder / f"scenes_{split}.npz", images=images, **labels)
+        semantic, region = semantic.astype(np.uint8), region.astype(np.int8)
+        path = folder / f"scenes_{split}.npz"
+        np.savez_compressed(path, images=images, semantic=semantic, region=region)
     write_sums(folder)
 
 

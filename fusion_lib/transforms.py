@@ -61,12 +61,11 @@ def augmentation(
 
     Args:
         size: (H, W) of what comes out.
-        smallest_crop: smallest share of the picture's area that a crop keeps; 1 crops nothing.
+        smallest_crop: smallest share of the picture's area that a crop keeps, in (0, 1] (else a
+            ValueError); 1 crops nothing.
         rotation: largest angle in degrees, either way.
-        light: largest relative change of brightness, contrast and saturation, in [0, 1).
-
-    Raises:
-        ValueError: smallest_crop is not in (0, 1], or light not in [0, 1).
+        light: largest relative change of brightness, contrast and saturation, in [0, 1) (else a
+            ValueError).
     """
     checks.expect(0 <= light < 1, "light", light, "a relative change in [0, 1)")
     checks.expect(0 < smallest_crop <= 1, "smallest_crop", smallest_crop, "a share in (0, 1]")

@@ -22,8 +22,7 @@ from fusion_lib.scenes import SEMANTIC_VOID
 class SegmentationDataset(Dataset):
     """A subclass names its `classes` (at most 254, else a ValueError) and reads the samples.
 
-    Labels that are no (H, W) integers of at least -1, or of another size than their image, are
-    refused (TypeError, ValueError).
+    Labels other than `checks.label_map` takes, or of another size than their image, are refused.
     """
 
     classes: tuple[str, ...]
@@ -57,11 +56,7 @@ class SegmentationDataset(Dataset):
 
 
 class PartlyLabelled(Dataset):
-    """A data set whose samples keep their semantic labels at the indices `labelled` alone.
-
-    Elsewhere they are void. The samples of `dataset` have been transformed; their other label maps
-    stay.
-    """
+    """Another data set, transformed, with void semantic labels but at the indices `labelled`."""
 
     def __init__(self, dataset: Any, labelled: Iterable[int]):
         self.dataset, self.labelled = dataset, frozenset(int(index) for index in labelled)

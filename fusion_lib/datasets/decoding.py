@@ -22,12 +22,8 @@ def read_picture(path: Path) -> np.ndarray:
 def read_mask(path: Path, picture: np.ndarray, classes: int | None = None) -> np.ndarray:
     """A PNG mask of the size of its picture as (H, W) int64.
 
-    Args:
-        classes: number of classes, if the mask holds them; else any numbers are accepted.
-
-    Raises:
-        ValueError: as for `read_picture`; the file is no PNG of one of `MASK_MODES`, has another
-            size than the picture, or holds a class out of range.
+    With `classes`, a number of them, it may hold 0..classes - 1 and void 255 alone. A ValueError as
+    for `read_picture`, or if it is no PNG of one of `MASK_MODES`, of another size or out of range.
     """
     mask, raw_mode = _decode(path)
     name = _name(path)

@@ -19,15 +19,13 @@ NO_REGIONS = "no regions/ folder: connected areas stand in, and the task adds no
 class FolderDataset(SegmentationDataset):
     """Your own pictures: `images/NAME.jpg|png`, `semantic/NAME.png` and perhaps `regions/NAME.png`.
 
-    Semantic masks hold a class index a pixel, 255 for void. Region masks (8 or 16 bit) hold any id
-    a pixel, 0 for void. Without region masks the regions are the connected areas of the semantic
-    mask: then the region task adds no information that the semantic labels lack, and a warning
-    says so.
+    Semantic masks hold a class index a pixel, void 255; region masks (8 or 16 bit) any id, void 0.
+    Without region masks the regions are the connected areas of the semantic mask: then the region
+    task adds no information, and a warning says so.
 
     Args:
         root: the folder that holds `images/`.
-        classes: names of the classes, in the order of their indices.
-        transform: see `transforms`.
+        classes: their names, in the order of their indices.
         things: names or indices of the classes whose regions are single things; all others are
             stuff. None: unknown.
 

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from fusion_lib import checks
 from fusion_lib.datasets.base import SegmentationDataset
-from fusion_lib.engine.files import CACHE_VARIABLE, cache_folder, data_folder, fetch
+from fusion_lib.engine.files import CACHE_VARIABLE, cache_folder, data_folder, fetch, write_whole
 
 # environment: path of iccv09Data.tar.gz or of its unpacked folder
 ARCHIVE_VARIABLE = "FUSION_STANFORD_ARCHIVE"
@@ -35,13 +36,11 @@ class StanfordBackground(SegmentationDataset):
     Args:
         split: "train", "val" (the fold after the test fold) or "test".
         fold: 0..4, the test fold.
-        transform: see `transforms`.
         archive: the .tar.gz or its unpacked folder; default: what FUSION_STANFORD_ARCHIVE names,
             else what `download_stanford_background` fetched.
 
     Raises:
-        ValueError: unknown split or fold, or an archive that is cut short, altered or unsafe; it is
-            left as it is.
+        ValueError: another split or fold, or an archive that is cut short or altered; it is left.
         FileNotFoundError: no archive; says how to get one.
     """
 
@@ -64,7 +63,9 @@ class StanfordBackground(SegmentationDataset):
         checks.expect(fold in range(5), "fold", fold, "0, 1, 2, 3 or 4")
         cache = cache_folder() / self.cache_name()
         if not (cache / "index.csv").is_file():
-            _write_cache(cache, _read_archive(archive, self.CONTENT_SHA256))
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{cache}.lock"):
+                _write_cache(cache, archive, self.CONTENT_SHA256)
         self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 6), as `_parse` returns
         role = {str(fold): "test", str((fold + 1) % 5): "val"}
         folds = dict(_rows(data_folder() / "stanford_background_folds.csv"))
@@ -120,7 +121,7 @@ def _read_archive(archive: str | Path | None, expected_sha256: str) -> dict[str,
 
 def _from_folder(source: Path) -> dict[str, bytes]:
     root = source / "iccv09Data" if (source / "iccv09Data").is_dir() else source
-    paths = (path for path in root.glob("*/*") if path.name.endswith(READ))
+    paths = [path for path in root.glob("*/*") if path.name.endswith(READ)]
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
 
 
@@ -129,10 +130,7 @@ def _from_tar(source: Path) -> dict[str, bytes]:
     try:
         with tarfile.open(source, "r:*") as tar:
             for member in tar:
-                path = Path(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    problem = f"{source.name} holds a member that points outside: {member.name!r}"
-                    raise ValueError(f"{problem}. {LEFT}")
+                path = Path(member.name)  # nothing is written there
                 wanted = member.isfile() and path.name.endswith(READ)  # a link is no file
                 if wanted and (content := tar.extractfile(member)):
                     files[f"{path.parent.name}/{path.name}"] = content.read()
@@ -142,28 +140,26 @@ def _from_tar(source: Path) -> dict[str, bytes]:
     return files
 
 
-def _write_cache(cache: Path, files: dict[str, bytes]) -> None:
-    """Parse every photograph into one array, beside the cache, and rename it when it is whole."""
+def _write_cache(cache: Path, archive: str | Path | None, expected_sha256: str) -> None:
+    """Parse every photograph into one array; what is written last says that the cache is whole."""
+    if (cache / "index.csv").is_file():
+        return  # another process has written it meanwhile
+    files = _read_archive(archive, expected_sha256)
     pixels, index, start = [], "image_id,height,width,start\n", 0
     for image_id in sorted(Path(name).stem for name in files if name.endswith(".jpg")):
         photograph = _parse(files, image_id)
         index += f"{image_id},{photograph.shape[0]},{photograph.shape[1]},{start}\n"
         pixels.append(photograph.reshape(-1, 6))
         start += len(pixels[-1])
-    beside = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
-        beside.mkdir(parents=True, exist_ok=True)
-        np.save(beside / "pixels.npy", np.concatenate(pixels))
-        (beside / "index.csv").write_text(index)
-        os.replace(beside, cache)
+        cache.mkdir(exist_ok=True)
+        np.save(cache / "pixels.npy", np.concatenate(pixels))
+        write_whole(cache / "index.csv", index.encode())
     except OSError as error:
-        # If the cache is there now, another process was faster, and its cache is as good.
-        if not (cache / "index.csv").is_file():
-            advice = f"free 350 MB or set {CACHE_VARIABLE} elsewhere"
-            message = f"cannot write {cache.name} ({error.strerror}); {advice}"
-            raise OSError(error.errno, message) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)
+        advice = f"free 350 MB or set {CACHE_VARIABLE} elsewhere"
+        message = f"cannot write {cache.name} ({error.strerror}); {advice}"
+        raise OSError(error.errno, message) from error
 
 
 def _parse(files: dict[str, bytes], image_id: str) -> np.ndarray:

@@ -22,13 +22,9 @@ from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 def object_regions(objects: np.ndarray, labels: np.ndarray, void: np.ndarray) -> np.ndarray:
     """Objects, and between them the connected areas of equal label.
 
-    Args:
-        objects: (H, W) integer, a positive number an object; 0 where there is none.
-        labels: (H, W) integer, non-negative.
-        void: (H, W) bool.
-
-    Returns:
-        (H, W) int64 ids 0..R-1, void -1.
+    Args: objects (H, W), integers, a positive one an object, 0 where there is none; labels (H, W),
+        non-negative integers; void (H, W), bool.
+    Returns: (H, W) int64 ids 0..R-1, void -1.
     """
     region = connected_regions(np.where(void | (objects > 0), REGION_VOID, labels))
     here = (objects > 0) & ~void
@@ -39,14 +35,10 @@ def object_regions(objects: np.ndarray, labels: np.ndarray, void: np.ndarray) ->
 class PairedFiles(SegmentationDataset):
     """A picture and two masks of its size for each sample, at places that a subclass finds.
 
-    Args:
-        root: the folder that holds the data set's folders.
-        split: "train" or "val"; the labels of the test pictures are not public.
-        transform: see `transforms`.
-
-    Raises:
-        FileNotFoundError: a folder or a file is missing, or there are no pictures at all.
-        ValueError: unknown split; a file that `decoding.read_mask` refuses, an unknown label.
+    Args: root, the folder that holds the data set's folders; split, "train" or "val" (the labels of
+        the test pictures are not public).
+    Raises: FileNotFoundError, a folder or a file is missing, or there are no pictures at all;
+        ValueError, another split, a file that `decoding.read_mask` refuses, an unknown label.
     """
 
     def __init__(self, root: str | Path, split: str, transform: Callable | None = None):
