@@ -14,6 +14,17 @@ MASK_MODES = ("1", "L", "P", "I", "I;16")
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # PIL spreads grey values of 2 and 4 bits over 0..255
 
 
+def existing(files: list[tuple[Path, ...]], root: Path, what: str) -> list[tuple[Path, ...]]:
+    """The files of each sample; a FileNotFoundError if there is no sample, or one lacks a file."""
+    missing = [path for sample in files for path in sample if not path.is_file()]
+    if missing:
+        first = "/".join(missing[0].parts[-3:])
+        raise FileNotFoundError(f"{len(missing)} files are missing, first {first}")
+    if not files:
+        raise FileNotFoundError(f"folder {root.name!r} holds no {what}")
+    return files
+
+
 def read_picture(path: Path) -> np.ndarray:
     """A picture as (H, W, 3) uint8; a ValueError if it is damaged, or too large for PIL."""
     return np.asarray(_decode(path)[0].convert("RGB"))

@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_lib import checks
 from fusion_lib.datasets.base import SegmentationDataset
-from fusion_lib.datasets.decoding import read_mask, read_picture
+from fusion_lib.datasets.decoding import existing, read_mask, read_picture
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 NO_REGIONS = "no regions/ folder: connected areas stand in, and the task adds no new information"
@@ -47,34 +47,28 @@ class FolderDataset(SegmentationDataset):
         if things is not None:
             self.things = _indices(self.classes, things)
             self.stuff = tuple(i for i in range(len(self.classes)) if i not in self.things)
-        files = sorted(self.root.glob("images/*"))
-        self._images = [p for p in files if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
-        if not self._images:
-            raise FileNotFoundError(f"folder {self.root.name!r} holds no images/*.jpg or *.png")
         self.has_regions = (self.root / "regions").is_dir()
-        for folder in ("semantic", "regions") if self.has_regions else ("semantic",):
-            missing = [p.name for p in self._images if not self._mask(folder, p).is_file()]
-            if missing:
-                found = f"{len(missing)} images, first {missing[0]}"
-                raise FileNotFoundError(f"{folder}/ lacks the .png mask of {found}")
+        kinds = ("semantic", "regions") if self.has_regions else ("semantic",)
+        found = sorted(self.root.glob("images/*"))
+        images = [path for path in found if path.suffix.lower() in (".jpg", ".jpeg", ".png")]
+        masks = [[self.root / kind / f"{path.stem}.png" for kind in kinds] for path in images]
+        files = [(path, *own) for path, own in zip(images, masks)]
+        self.files = existing(files, self.root, "images/*.jpg or images/*.png")
         if not self.has_regions:
             warnings.warn(NO_REGIONS, stacklevel=2)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self.files)
 
     def read(self, index: int):
-        path = self._images[index]
-        image = read_picture(path)
-        semantic = read_mask(self._mask("semantic", path), image, len(self.classes))
-        if self.has_regions:
-            region = read_mask(self._mask("regions", path), image) - 1
+        picture, mask, *regions = self.files[index]
+        image = read_picture(picture)
+        semantic = read_mask(mask, image, len(self.classes))
+        if regions:
+            region = read_mask(regions[0], image) - 1
         else:
             region = np.where(semantic == SEMANTIC_VOID, REGION_VOID, semantic)
         return image, semantic, connected_regions(region)
-
-    def _mask(self, folder: str, image: Path) -> Path:
-        return self.root / folder / f"{image.stem}.png"
 
 
 def _indices(classes: tuple[str, ...], things: Sequence[str | int]) -> tuple[int, ...]:

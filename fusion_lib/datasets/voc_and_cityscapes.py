@@ -15,7 +15,7 @@ from torchvision import datasets as torchvision_datasets
 
 from fusion_lib import checks
 from fusion_lib.datasets.base import SegmentationDataset
-from fusion_lib.datasets.decoding import read_mask, read_picture
+from fusion_lib.datasets.decoding import existing, read_mask, read_picture
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 
@@ -44,15 +44,10 @@ class PairedFiles(SegmentationDataset):
     def __init__(self, root: str | Path, split: str, transform: Callable | None = None):
         super().__init__(transform)
         checks.expect(split in ("train", "val"), "split", split, "'train' or 'val'")
-        self.files = self.find(Path(root), split)  # picture, semantic mask, mask of objects
-        missing = [path for files in self.files for path in files if not path.is_file()]
-        if missing:
-            first = "/".join(missing[0].parts[-3:])
-            raise FileNotFoundError(f"{len(missing)} files are missing, first {first}")
-        if not self.files:
-            raise FileNotFoundError("the folders are there, and hold no picture of this split")
+        root = Path(root)
+        self.files = existing(self.find(root, split), root, f"picture of split {split!r}")
 
-    def find(self, root: Path, split: str) -> list[tuple[Path, Path, Path]]:
+    def find(self, root: Path, split: str) -> list[tuple[Path, ...]]:
         """Picture, semantic mask and mask of objects of each sample."""
         raise NotImplementedError
 

@@ -93,10 +93,10 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
     What came of an interrupted download is kept in `path` + ".part", where another call goes on. Of
     several processes one fetches; the others wait at `path` + ".lock" and take what it got.
 
-    Args: expected_sha256, hexadecimal digits, or None for gzip files, which tell their own end;
-        otherwise, a sentence on what else a reader can do, for the messages.
-    Raises: OSError, if the address does not answer (no network, no such file), or with nothing, a
-        page (HTML, JSON, text), a part of the file, or a file of another hash.
+    Args: expected_sha256, None for gzip files, which tell their own end; otherwise, a sentence on
+        what else a reader can do, for the messages.
+    Raises: OSError, if the address does not answer, or with nothing, a page (HTML, JSON, text), a
+        part of the file, or a file of another hash.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part, was_there = path.with_name(path.name + ".part"), path.exists()
@@ -161,8 +161,7 @@ def write_whole(path: str | Path, content: bytes, keep: Path | None = None) -> N
     Of several writers the last one stays. With `keep`, what was there before is moved to that path.
     What a killed writer left behind is removed by a writer that comes an hour later.
 
-    Raises:
-        OSError: the file cannot be written; what was there before is unharmed.
+    OSError: the file cannot be written; what was there before is unharmed.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")

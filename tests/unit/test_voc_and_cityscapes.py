@@ -198,7 +198,7 @@ def test_voc_file_missing(voc, folder, ending):
 
 def test_voc_list_empty(voc):
     (voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").write_text("")
-    with pytest.raises(FileNotFoundError, match="hold no picture of this split"):
+    with pytest.raises(FileNotFoundError, match="'data' holds no picture of split 'val'"):
         PascalVOC(voc, "val")
 
 
