@@ -161,7 +161,7 @@ def write_whole(path: str | Path, content: bytes, keep: Path | None = None) -> N
     Of several writers the last one stays. With `keep`, what was there before is moved to that path.
     What a killed writer left behind is removed by a writer that comes an hour later.
 
-    OSError: the file cannot be written; what was there before is unharmed.
+    Raises: OSError, if the file cannot be written; what was there before is unharmed.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
