@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fusion_lib import checks
 from fusion_lib.scenes import REGION_VOID, connected_regions
-from fusion_lib.targets import TARGET_VOID, _checked_region_map
+from fusion_lib.targets import TARGET_VOID
 
 # (pixels down, pixels to the right), for pictures of 64 x 64: a third of what suits 240 x 320 (9
 # and 27 for 3 and 9). The first two are the 4-neighbours, at any size. 3 pixels reach across the
@@ -35,7 +35,7 @@ def affinity_target(region: np.ndarray, offsets: Offsets = OFFSETS) -> np.ndarra
     Returns: (K, H, W) int64.
     Raises: TypeError, ValueError: `region` is no two-dimensional integer map.
     """
-    region = _checked_region_map(region)
+    region = checks.label_map("region", region)
     target = np.full((len(offsets), *region.shape), TARGET_VOID, np.int64)
     for channel, offset in zip(target, offsets):
         here, there = pairs(region.shape, offset)

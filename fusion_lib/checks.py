@@ -5,12 +5,37 @@ from __future__ import annotations
 import numpy as np
 
 
+def expect(holds: bool, name: str, value: object, expected: str) -> None:
+    """Raise a ValueError unless the condition on the value holds."""
+    if not holds:
+        raise ValueError(f"{name} is {value!r}; expected {expected}")
+
+
 def integers(name: str, values) -> np.ndarray:
     """The values as an array, if they are whole numbers or truth values; else a TypeError."""
     values = np.asarray(values)
     if values.dtype.kind not in "biu":
         raise TypeError(f"{name} has dtype {values.dtype}; expected integers: round and cast it")
     return values
+
+
+def label_map(name: str, labels) -> np.ndarray:
+    """The labels, if they are (H, W) integers (TypeError) of at least -1 (ValueError)."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {labels.dtype}; expected integers: round and cast it")
+    if labels.ndim != 2:
+        raise ValueError(f"{name} has shape {labels.shape}; expected (H, W)")
+    if (lowest := labels.min(initial=0)) < -1:
+        raise ValueError(f"{name} holds {lowest}; expected numbers from 0 on, or void -1")
+    return labels
+
+
+def classes(name: str, labels: np.ndarray, count: int) -> None:
+    """Raise a ValueError unless all labels are one of `count` classes or void 255."""
+    wrong = labels[((labels < 0) | (labels >= count)) & (labels != 255)]
+    if wrong.size:
+        raise ValueError(f"{name} holds class {wrong[0]}; expected 0..{count - 1} or void 255")
 
 
 def same_shape(**arrays: np.ndarray) -> None:

@@ -1,8 +1,7 @@
 """How scenes are drawn: silhouettes, textures, the viewpoint, and the exposure of the photograph.
 
-Silhouettes take `u` and `v`, coordinates within the thing: u lies in [-.5, .5] and v, upwards
-from the foot, in [0, 1]. They return two bool maps of the same shape: the pixels of the thing, and
-those among them that have its second colour.
+Silhouettes take coordinates within the thing: u in [-.5, .5], and v in [0, 1] upwards from the
+foot. They return two bool maps: its pixels, and those among them that have its second colour.
 """
 
 from __future__ import annotations
@@ -52,11 +51,8 @@ def car(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndar
     body = (abs(u) < 0.5) & (v > 0.15) & (v < 0.62)
     cabin = (abs(u + 0.05) < 0.28) & (v >= 0.62) & (v < 0.62 + 0.38 * telling)
     radius = 0.10 + 0.06 * telling
-    left, right = (
-        ((u - place) ** 2 + ((v - 0.18) * ratio) ** 2 < radius**2) & (v > 0)
-        for place in (-0.28, 0.28)
-    )
-    return body | cabin | left | right, left | right
+    wheels = ((abs(u) - 0.28) ** 2 + ((v - 0.18) * ratio) ** 2 < radius**2) & (v > 0)
+    return body | cabin | wheels, wheels
 
 
 def disc(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,9 +64,8 @@ def paint(thing: Thing, x: np.ndarray, y: np.ndarray, detail: np.ndarray) -> np.
     """Its colours (H, W, 3): the second one in its texture and where `detail` is, else the main."""
     along = (x * np.cos(thing.angle) + y * np.sin(thing.angle)) / thing.period
     across = (y * np.cos(thing.angle) - x * np.sin(thing.angle)) / thing.period
-    stripes = np.floor(along) % 2 == 0
-    checks = (np.floor(along) + np.floor(across)) % 2 == 0
-    pattern = (np.zeros(x.shape, bool), stripes, checks)[thing.texture]
+    fields = np.floor(along) + (np.floor(across) if thing.texture == 2 else 0)
+    pattern = (fields % 2 == 0) & (thing.texture > 0)
     main, second = thing.colours
     return np.where((pattern | detail)[..., None], second, main)
 
@@ -91,11 +86,9 @@ def expose(colour: np.ndarray, gain: np.ndarray, noise: float, seed) -> np.ndarr
     The grain of the sensor has the standard deviation `noise` and comes from `seed` alone.
     """
     exposed = colour * np.clip(gain, 0, None)[..., None]
-    for axis in (0, 1):  # the lens: a 1-2-1 blur along both axes, edges repeated
-        padded = np.pad(exposed, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        before, middle, after = (
-            np.take(padded, range(i, i + exposed.shape[axis]), axis) for i in range(3)
-        )
-        exposed = (before + 2 * middle + after) / 4
+    # The lens: a 1-2-1 blur along both axes, edges repeated.
+    blurred = np.pad(exposed, [(1, 1), (1, 1), (0, 0)], mode="edge")
+    blurred = (blurred[:-2] + 2 * blurred[1:-1] + blurred[2:]) / 4
+    blurred = (blurred[:, :-2] + 2 * blurred[:, 1:-1] + blurred[:, 2:]) / 4
     grain = np.random.default_rng(seed).standard_normal(exposed.shape)
-    return np.round(255 * np.clip(exposed + noise * grain, 0, 1)).astype(np.uint8)
+    return np.round(255 * np.clip(blurred + noise * grain, 0, 1)).astype(np.uint8)

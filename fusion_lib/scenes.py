@@ -2,12 +2,10 @@
 
 A scene has two or three stuff areas (sky, ground, water) and three to eight things. What names a
 thing is its shape and its place, never its colour: a disc on the ground is a ball, the same disc
-in the sky is a balloon; sky and water draw their colours from one palette. Every thing is one
-region with its own colours and texture.
+in the sky is a balloon; sky and water share a palette. Every thing is one region.
 
-`sample_scene` draws the contents of a scene from a seed, `render` takes the photograph. The two
-are apart so that one scene can be photographed again under another light, from another viewpoint,
-or a moment later, with labels that stay exact.
+`sample_scene` draws the contents of a scene from a seed, `render` takes the photograph: the same
+scene again under another light, from another viewpoint or a moment later, with exact labels.
 
     python -m fusion_lib.scenes FOLDER      # writes three files and SHA256SUMS
 """
@@ -20,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fusion_lib import checks
 from fusion_lib.drawing import Thing, building, car, disc, expose, paint, tree, viewpoint
 from fusion_lib.engine.files import write_sums
 
@@ -55,15 +54,11 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
     Args:
         seed: the only source of chance; equal seeds give equal scenes.
         colour_similarity: probability that a thing takes nearly the colour of its neighbour.
-        shape_ambiguity: how far telling details (wheels, trunks, roofs) may shrink, in [0, 1].
-
-    Raises:
-        ValueError: a knob is outside [0, 1].
+        shape_ambiguity: how far telling details (wheels, trunks, roofs) may shrink. Both are in
+            [0, 1] (else a ValueError).
     """
-    knobs = {"colour_similarity": colour_similarity, "shape_ambiguity": shape_ambiguity}
-    for name, value in knobs.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; expected a number in [0, 1]")
+    _expect_share("colour_similarity", colour_similarity)
+    _expect_share("shape_ambiguity", shape_ambiguity)
     rng = np.random.default_rng(seed)
     horizon = _uniform(rng, 0.32, 0.52)
     stuff_colours = np.stack([_colours(rng, contrast) for contrast in (0.06, 0.12, 0.08)])
@@ -111,7 +106,6 @@ def render(
     """Photograph a scene. Every knob leaves the contents, and all other knobs, as they are.
 
     Args:
-        scene: what `sample_scene` returned.
         size: side of the square picture, in pixels.
         light: factor on the scene's own light.
         light_slope: extra change of the light from the left edge to the right one.
@@ -129,19 +123,13 @@ def render(
     Raises:
         ValueError: a knob is beyond what a camera can do.
     """
-    for name, value, possible, expected in (
-        ("size", size, size >= 1, "at least one pixel"),
-        ("light", light, 0 <= light < np.inf, "a factor of at least 0"),
-        ("light_slope", light_slope, abs(light_slope) < np.inf, "a finite number"),
-        ("noise", noise, 0 <= noise < np.inf, "a standard deviation of at least 0"),
-        ("scale", scale, 0 < scale < np.inf, "a magnification above 0"),
-        ("rotation", rotation, abs(rotation) < np.inf, "an angle in degrees"),
-        ("perspective", perspective, abs(perspective) < 2, "a number between -2 and 2"),
-        ("occlusion", occlusion, 0 <= occlusion <= 1, "a number in [0, 1]"),
-        ("time", time, abs(time) < np.inf, "a finite number"),
-    ):
-        if not possible:
-            raise ValueError(f"{name} is {value}; expected {expected}")
+    checks.not_negative(light=light, noise=noise)
+    for name, value in (("light_slope", light_slope), ("rotation", rotation), ("time", time)):
+        checks.expect(abs(value) < np.inf, name, value, "a finite number")
+    checks.expect(size >= 1, "size", size, "at least one pixel")
+    checks.expect(0 < scale < np.inf, "scale", scale, "a finite magnification above 0")
+    checks.expect(abs(perspective) < 2, "perspective", perspective, "a number between -2 and 2")
+    _expect_share("occlusion", occlusion)
     x, y = viewpoint(size, scale, rotation, perspective)
     colour, semantic, instance = _drawn(scene, x, y, occlusion, time)
     region = connected_regions(instance)
@@ -150,8 +138,7 @@ def render(
     semantic = np.where(tiny, SEMANTIC_VOID, semantic)
     slope_x, slope_y = scene.light_slope
     gain = light * scene.light * (1 + (slope_x + light_slope) * (x - 0.5) + slope_y * (y - 0.5))
-    image = expose(colour, gain, noise, (scene.seed, 1))
-    return image, semantic.astype(np.int64), region
+    return expose(colour, gain, noise, (scene.seed, 1)), semantic.astype(np.int64), region
 
 
 def connected_regions(ids: np.ndarray) -> np.ndarray:
@@ -200,6 +187,10 @@ def _drawn(scene: Scene, x: np.ndarray, y: np.ndarray, occlusion: float, time: f
     return colour, semantic, instance
 
 
+def _expect_share(name: str, value: float) -> None:
+    checks.expect(0 <= value <= 1, name, value, "a number in [0, 1]")
+
+
 def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
     # Only `random` decides labels: its stream has never changed between NumPy versions.
     return low + (high - low) * float(rng.random())
@@ -215,7 +206,10 @@ def _sample_thing(rng: np.random.Generator, horizon: float, shape_ambiguity: flo
     kind = THINGS[int(len(THINGS) * rng.random())]
     depth = float(rng.random())  # 0 far, 1 near
     size = 0.7 + 0.6 * depth
-    foot = horizon + 0.04 + (0.92 - horizon) * depth
+    foot = {
+        BUILDING: horizon + 0.02 + 0.3 * depth * (0.9 - horizon),
+        BALLOON: 0.18 + (horizon - 0.14) * depth,
+    }.get(kind, horizon + 0.04 + (0.92 - horizon) * depth)
     width, height = {
         BUILDING: (0.20 + 0.16 * rng.random(), 0.32 + 0.18 * rng.random()),
         TREE: (0.20 + 0.12 * rng.random(), 0.30 + 0.16 * rng.random()),
@@ -223,10 +217,6 @@ def _sample_thing(rng: np.random.Generator, horizon: float, shape_ambiguity: flo
         BALL: (0.15 + 0.11 * rng.random(),) * 2,
         BALLOON: (0.15 + 0.11 * rng.random(),) * 2,
     }[kind]
-    if kind == BUILDING:
-        foot = horizon + 0.02 + 0.3 * depth * (0.9 - horizon)
-    if kind == BALLOON:
-        foot = 0.18 + (horizon - 0.14) * depth
     return Thing(
         kind=kind,
         x=_uniform(rng, 0.03, 0.97),

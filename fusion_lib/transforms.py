@@ -7,11 +7,11 @@ a region cut in two by a crop is two regions; `Finish` takes care of both.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from fusion_lib import checks
 from fusion_lib.scenes import SEMANTIC_VOID, connected_regions
 
 # what a rotation or crop beyond the edge is filled with
@@ -19,30 +19,22 @@ OUTSIDE = {tv_tensors.Image: 0.0, tv_tensors.Mask: -1.0}
 
 
 def checked_image(image: torch.Tensor) -> torch.Tensor:
-    """The image itself, if it is uint8, or floating with values in [0, 1].
-
-    Raises:
-        TypeError: another dtype.
-        ValueError: floating values outside [0, 1], as of a picture in [0, 255].
-    """
+    """The image, if it is uint8, or floating (else a TypeError) in [0, 1] (else a ValueError)."""
     if image.dtype == torch.uint8:
         return image
     if not image.is_floating_point():
         raise TypeError(f"image has dtype {image.dtype}; expected uint8, or float in [0, 1]")
     low, high = image.min().item(), image.max().item()
     if not -1e-3 <= low <= high <= 1 + 1e-3:  # resizing and half precision round
-        raise ValueError(
-            f"image holds values from {low:g} to {high:g}; expected uint8, or float in [0, 1]:"
-            " divide what runs to 255 by 255"
-        )
+        expected = "expected uint8, or float in [0, 1]: divide what runs to 255 by 255"
+        raise ValueError(f"image holds values from {low:g} to {high:g}; {expected}")
     return image
 
 
 class Finish:
-    """Last of the joint transforms.
+    """Last of the joint transforms: the image (see `checked_image`) becomes float in [0, 1].
 
-    The image (see `checked_image`) becomes float in [0, 1], what lies outside void, and regions are
-    connected and numbered anew.
+    What lies outside becomes void, and regions are connected and numbered anew.
     """
 
     def __call__(self, sample: dict) -> dict:
@@ -52,14 +44,13 @@ class Finish:
                 done[name] = tv_tensors.Mask(torch.where(value < 0, SEMANTIC_VOID, value.long()))
         image = checked_image(sample["image"])
         done["image"] = v2.functional.to_dtype(image, torch.float32, scale=True)
-        region = connected_regions(np.asarray(sample["region"]))
-        done["region"] = tv_tensors.Mask(torch.from_numpy(region))
+        done["region"] = tv_tensors.Mask(connected_regions(sample["region"]))
         return done
 
 
 def evaluation_transform(size: tuple[int, int] | None = None) -> v2.Compose:
     """No augmentation; resized to (H, W) if a size is given."""
-    resize = [] if size is None else [v2.Resize(size, antialias=True)]
+    resize = [] if size is None else [v2.Resize(size)]
     return v2.Compose([*resize, Finish()])
 
 
@@ -70,25 +61,21 @@ def augmentation(
 
     Args:
         size: (H, W) of what comes out.
-        smallest_crop: smallest share of the picture's area that a crop keeps; 1 crops nothing.
+        smallest_crop: smallest share of the picture's area that a crop keeps, in (0, 1] (else a
+            ValueError); 1 crops nothing.
         rotation: largest angle in degrees, either way.
-        light: largest relative change of brightness, contrast and saturation, in [0, 1).
-
-    Raises:
-        ValueError: smallest_crop is not in (0, 1], or light not in [0, 1).
+        light: largest relative change of brightness, contrast and saturation, in [0, 1) (else a
+            ValueError).
     """
-    if not 0 <= light < 1:
-        raise ValueError(f"light is {light}; expected a relative change in [0, 1)")
-    if not 0 < smallest_crop <= 1:
-        raise ValueError(f"smallest_crop is {smallest_crop}; expected a share in (0, 1]")
+    checks.expect(0 <= light < 1, "light", light, "a relative change in [0, 1)")
+    checks.expect(0 < smallest_crop <= 1, "smallest_crop", smallest_crop, "a share in (0, 1]")
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip()]
     if rotation:
         steps.append(v2.RandomRotation(rotation, v2.InterpolationMode.BILINEAR, fill=OUTSIDE))
-    if smallest_crop < 1:
-        scale, ratio = (smallest_crop, 1.0), (0.8, 1.7)
-        steps.append(v2.RandomResizedCrop(size, scale, ratio, antialias=True))
+    if smallest_crop == 1:
+        steps.append(v2.Resize(size))
     else:
-        steps.append(v2.Resize(size, antialias=True))
+        steps.append(v2.RandomResizedCrop(size, (smallest_crop, 1.0), ratio=(0.8, 1.7)))
     if light:
         steps.append(v2.ColorJitter(light, light, light))
     return v2.Compose([*steps, Finish()])

@@ -1,10 +1,8 @@
-"""What every data set of the project yields, and how files become arrays.
+"""What every data set of the project yields.
 
-Every data set yields samples
-    {"image": tv_tensors.Image uint8 (3, H, W), "semantic": tv_tensors.Mask int64 (H, W), void 255,
-     "region": tv_tensors.Mask int64 (H, W), void -1}
-and passes them through `transform`, if one is given. A data set may have further label maps; they
-are as "semantic".
+A sample is {"image": tv_tensors.Image uint8 (3, H, W), "semantic": tv_tensors.Mask int64 (H, W)
+with void 255, "region": tv_tensors.Mask int64 (H, W) with void -1}, and perhaps further label maps,
+which are as "semantic". It passes through `transform`, if one is given.
 """
 
 from __future__ import annotations
@@ -17,13 +15,14 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision import tv_tensors
 
-from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
+from fusion_lib import checks
+from fusion_lib.scenes import SEMANTIC_VOID
 
 
 class SegmentationDataset(Dataset):
-    """Samples of an image, its semantic labels, its region map and any further labels.
+    """A subclass names its `classes` (at most 254, else a ValueError) and reads the samples.
 
-    A subclass names its `classes` (at most 254, void is 255) and reads the samples.
+    Labels other than `checks.label_map` takes, or of another size than their image, are refused.
     """
 
     classes: tuple[str, ...]
@@ -50,25 +49,14 @@ class SegmentationDataset(Dataset):
         sample = {"image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1))}
         maps = {"semantic": semantic, "region": region, **self.read_further(index)}
         for name, labels in maps.items():
-            if not np.issubdtype(labels.dtype, np.integer):
-                raise TypeError(f"{name} has dtype {labels.dtype}; expected integers")
-            if labels.shape != (size := image.shape[:2]):
-                raise ValueError(
-                    f"{name} has shape {labels.shape}; expected that of the image, {size}"
-                )
+            labels = checks.label_map(name, labels)
+            checks.same_shape(**{name: labels, "the image": image[..., 0]})
             sample[name] = tv_tensors.Mask(torch.from_numpy(labels.astype(np.int64)))
-        if (lowest := int(region.min(initial=0))) < REGION_VOID:
-            raise ValueError(f"region holds id {lowest}; expected ids from 0 on, void -1")
         return sample if self.transform is None else self.transform(sample)
 
 
 class PartlyLabelled(Dataset):
-    """Another data set of which only some samples keep their semantic labels; the rest is void.
-
-    Region maps and further label maps stay.
-
-    Args: dataset, whose samples have been transformed; labelled, the indices that keep theirs.
-    """
+    """Another data set, transformed, with void semantic labels but at the indices `labelled`."""
 
     def __init__(self, dataset: Any, labelled: Iterable[int]):
         self.dataset, self.labelled = dataset, frozenset(int(index) for index in labelled)
@@ -84,26 +72,22 @@ class PartlyLabelled(Dataset):
 
 
 def attribute(dataset: Any, name: str) -> Any:
-    """An attribute of a data set of ours (`classes`, `things`, `stuff`, `further_classes`).
+    """`classes`, `things`, `stuff` or `further_classes` of a data set.
 
-    It is found behind `Subset` (so behind `random_split`), `ConcatDataset` and `PartlyLabelled`.
-
-    Raises:
-        ValueError: the data set has no such attribute, or the parts of a `ConcatDataset` differ.
+    Found behind `Subset` (so behind `random_split`), `ConcatDataset` and `PartlyLabelled`. A
+    ValueError: there is none, or the parts of a `ConcatDataset` differ.
     """
     if isinstance(dataset, (Subset, PartlyLabelled)):
         return attribute(dataset.dataset, name)
     if isinstance(dataset, ConcatDataset):
         first, *others = (attribute(part, name) for part in dataset.datasets)
-        if different := [other for other in others if other != first]:
-            raise ValueError(
-                f"the parts of the ConcatDataset differ in {name}: {first} and {different[0]};"
-                " expected data sets with the same classes, things and stuff"
-            )
+        for other in others:
+            expected = f"{first}, as the first part of the ConcatDataset has"
+            checks.expect(other == first, f"{name} of a part", other, expected)
         return first
     if not hasattr(dataset, name):
+        kind = type(dataset).__name__
         raise ValueError(
-            f"dataset is a {type(dataset).__name__} without {name}; expected a data set of"
-            f" fusion_lib.datasets, or one of your own that sets {name}"
+            f"dataset is a {kind} without {name}; expected a data set that sets {name}"
         )
     return getattr(dataset, name)

@@ -7,50 +7,44 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fusion_lib.scenes import SEMANTIC_VOID
+from fusion_lib import checks
 
 # One whole number a pixel: of 1 bit, grey of 8 bits, indices into a palette, grey of 16 bits.
 MASK_MODES = ("1", "L", "P", "I", "I;16")
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # PIL spreads grey values of 2 and 4 bits over 0..255
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """A picture as (H, W, 3) uint8.
+def existing(files: list[tuple[Path, ...]], root: Path, what: str) -> list[tuple[Path, ...]]:
+    """The files of each sample; a FileNotFoundError if there is no sample, or one lacks a file."""
+    missing = [path for sample in files for path in sample if not path.is_file()]
+    if missing:
+        first = "/".join(missing[0].parts[-3:])
+        raise FileNotFoundError(f"{len(missing)} files are missing, first {first}")
+    if not files:
+        raise FileNotFoundError(f"folder {root.name!r} holds no {what}")
+    return files
 
-    Raises:
-        ValueError: the file does not decode, or is too large for PIL.
-    """
+
+def read_picture(path: Path) -> np.ndarray:
+    """A picture as (H, W, 3) uint8; a ValueError if it is damaged, or too large for PIL."""
     return np.asarray(_decode(path)[0].convert("RGB"))
 
 
 def read_mask(path: Path, picture: np.ndarray, classes: int | None = None) -> np.ndarray:
     """A PNG mask of the size of its picture as (H, W) int64.
 
-    Args:
-        classes: number of classes, if the mask holds them; else any numbers are accepted.
-
-    Raises:
-        ValueError: the file does not decode, is no PNG with one whole number a pixel (modes
-            `MASK_MODES`), has another size than the picture, or holds a class out of range.
+    With `classes`, a number of them, it may hold 0..classes - 1 and void 255 alone. A ValueError as
+    for `read_picture`, or if it is no PNG of one of `MASK_MODES`, of another size or out of range.
     """
     mask, raw_mode = _decode(path)
+    name = _name(path)
     if mask.format != "PNG" or mask.mode not in MASK_MODES:
-        raise ValueError(
-            f"{_name(path)} is a {mask.format} file of mode {mask.mode}; expected one channel of"
-            " whole numbers: save it as a grey or palette PNG of 8 bits, or a grey one of 16 bits"
-        )
+        kind = f"{name} is a {mask.format} file of mode {mask.mode}"
+        raise ValueError(f"{kind}; expected one channel: save it as a grey or palette PNG")
     labels = np.asarray(mask).astype(np.int64) // GREY_STEPS.get(raw_mode, 1)
-    if labels.shape != picture.shape[:2]:
-        raise ValueError(
-            f"{_name(path)} is {mask.width} x {mask.height} and its image "
-            f"{picture.shape[1]} x {picture.shape[0]} pixels; expected equal sizes"
-        )
+    checks.same_shape(**{name: labels, "its image": picture[..., 0]})
     if classes is not None:
-        wrong = labels[(labels >= classes) & (labels != SEMANTIC_VOID)]
-        if wrong.size:
-            raise ValueError(
-                f"{_name(path)} holds class {wrong[0]}; expected 0..{classes - 1} or void 255"
-            )
+        checks.classes(name, labels, classes)
     return labels
 
 
@@ -64,10 +58,8 @@ def _decode(path: Path) -> tuple[Image.Image, str]:
         image.load()
         return image, raw_mode
     except Exception as error:  # PIL raises many kinds, some of them no OSError
-        raise ValueError(
-            f"{_name(path)} does not decode as an image ({error}); replace it by a whole file, or"
-            " by a smaller one if it is too large for PIL"
-        ) from error
+        problem = f"{_name(path)} does not decode as an image ({error})"
+        raise ValueError(f"{problem}; replace it by a whole file, or by a smaller one") from error
 
 
 def _name(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_lib import scenes
+from fusion_lib import checks, scenes
 from fusion_lib.datasets.base import SegmentationDataset
 from fusion_lib.engine.files import SUMS, data_file, read_sums, sha256
 
@@ -15,14 +15,10 @@ from fusion_lib.engine.files import SUMS, data_file, read_sums, sha256
 class Scenes(SegmentationDataset):
     """The shipped scenes: 64 x 64 pixels, 8 classes; 400 to train on, 100 to validate, 100 to test.
 
-    Args:
-        split: "train", "val" or "test".
-        transform: see `transforms`.
-        folder: what `python -m fusion_lib.scenes` wrote; default: the shipped data (`data_file`).
-
-    Raises:
-        ValueError: unknown split, or a file whose sha256 is not the one in SHA256SUMS.
-        FileNotFoundError: the file or SHA256SUMS is not there.
+    Args: split, "train", "val" or "test"; folder, what `python -m fusion_lib.scenes` wrote, else
+        the shipped data (`data_file`).
+    Raises: ValueError, another split, or a file whose sha256 is not the one in SHA256SUMS;
+        FileNotFoundError, the file or SHA256SUMS is not there.
     """
 
     classes, things, stuff = scenes.CLASSES, scenes.THINGS, scenes.STUFF
@@ -31,8 +27,7 @@ class Scenes(SegmentationDataset):
         self, split: str, transform: Callable | None = None, folder: str | Path | None = None
     ):
         super().__init__(transform)
-        if split not in scenes.SPLITS:
-            raise ValueError(f"split is {split!r}; expected one of {list(scenes.SPLITS)}")
+        checks.expect(split in scenes.SPLITS, "split", split, f"one of {list(scenes.SPLITS)}")
         name = f"scenes_{split}.npz"
         with np.load(data_file(name) if folder is None else _written(Path(folder) / name)) as file:
             self._maps = [file[name] for name in ("images", "semantic", "region")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import os
@@ -11,37 +10,37 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
+from fusion_lib import checks
 from fusion_lib.datasets.base import SegmentationDataset
-from fusion_lib.engine.files import CACHE_VARIABLE, cache_folder, data_folder, fetch
+from fusion_lib.engine.files import CACHE_VARIABLE, cache_folder, data_folder, fetch, write_whole
 
 # environment: path of iccv09Data.tar.gz or of its unpacked folder
 ARCHIVE_VARIABLE = "FUSION_STANFORD_ARCHIVE"
+SPLITS = ("train", "val", "test")
 READ = (".jpg", ".regions.txt", ".layers.txt", ".surfaces.txt")
+LEFT = "It was left as it is; move it away and fetch it again"
 
 
 class StanfordBackground(SegmentationDataset):
     """715 photographs of about 320 x 240 pixels (Gould, Fulton & Koller, ICCV 2009).
 
     Samples hold "surfaces" too: whether a pixel is sky, or on a horizontal or a vertical surface;
-    void 255. The first use parses the archive (about half a minute) and keeps the pixels in
-    `cache_folder()`; later uses map that file into memory. The archive is the variable
-    FUSION_STANFORD_ARCHIVE (the .tar.gz or its unpacked folder), else what
-    `download_stanford_background` fetched.
+    void 255. The first use parses the archive (half a minute) and keeps the pixels in
+    `cache_folder()`; later uses map that file into memory.
 
     Args:
         split: "train", "val" (the fold after the test fold) or "test".
         fold: 0..4, the test fold.
-        transform: see `transforms`.
-        archive: instead of the environment variable.
+        archive: the .tar.gz or its unpacked folder; default: what FUSION_STANFORD_ARCHIVE names,
+            else what `download_stanford_background` fetched.
 
     Raises:
-        ValueError: unknown split or fold, or an archive that is cut short, altered or unsafe; it is
-            left as it is.
+        ValueError: another split or fold, or an archive that is cut short or altered; it is left.
         FileNotFoundError: no archive; says how to get one.
     """
 
@@ -60,21 +59,19 @@ class StanfordBackground(SegmentationDataset):
         archive: str | Path | None = None,
     ):
         super().__init__(transform)
-        if split not in ("train", "val", "test"):
-            raise ValueError(f"split is {split!r}; expected 'train', 'val' or 'test'")
-        if fold not in range(5):
-            raise ValueError(f"fold is {fold!r}; expected 0, 1, 2, 3 or 4")
+        checks.expect(split in SPLITS, "split", split, f"one of {SPLITS}")
+        checks.expect(fold in range(5), "fold", fold, "0, 1, 2, 3 or 4")
         cache = cache_folder() / self.cache_name()
         if not (cache / "index.csv").is_file():
-            _write_cache(cache, _read_archive(archive, self.CONTENT_SHA256))
-        # (P, 6) uint8: colours, semantic, region, surfaces
-        self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")
-        folds = _rows(data_folder() / "stanford_background_folds.csv")
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{cache}.lock"):
+                _write_cache(cache, archive, self.CONTENT_SHA256)
+        self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 6), as `_parse` returns
         role = {str(fold): "test", str((fold + 1) % 5): "val"}
-        split_of = {row["image_id"]: role.get(row["fold"], "train") for row in folds}
+        folds = dict(_rows(data_folder() / "stanford_background_folds.csv"))
         rows = _rows(cache / "index.csv")
-        self._rows = [row for row in rows if split_of[row["image_id"]] == split]
-        self.image_ids = [row["image_id"] for row in self._rows]
+        self._rows = [row for row in rows if role.get(folds[row[0]], "train") == split]
+        self.image_ids = [row[0] for row in self._rows]
 
     @classmethod
     def cache_name(cls) -> str:
@@ -92,50 +89,39 @@ class StanfordBackground(SegmentationDataset):
         return {"surfaces": self._photograph(index)[..., 5]}
 
     def _photograph(self, index: int) -> np.ndarray:
-        height, width, start = (int(self._rows[index][k]) for k in ("height", "width", "start"))
+        height, width, start = map(int, self._rows[index][1:])
         return self._pixels[start : start + height * width].reshape(height, width, 6)
 
 
 def download_stanford_background() -> Path:
-    """Fetch the archive from its official address into the cache, or go on where that stopped.
-
-    Raises:
-        OSError: the address does not answer, or not with the file; see `files.fetch`.
-    """
+    """Fetch the archive from its official address into the cache, once; raises as `files.fetch`."""
     path = cache_folder() / "iccv09Data.tar.gz"
     elsewhere = f"Get iccv09Data.tar.gz elsewhere and set {ARCHIVE_VARIABLE} to its path"
     return path if path.is_file() else fetch(StanfordBackground.URL, path, otherwise=elsewhere)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def _rows(path: Path) -> list[list[str]]:
+    return [line.split(",") for line in path.read_text().split()[1:]]
 
 
 def _read_archive(archive: str | Path | None, expected_sha256: str) -> dict[str, bytes]:
     source = Path(archive or os.environ.get(ARCHIVE_VARIABLE) or download_stanford_background())
     if not source.exists():
-        raise FileNotFoundError(
-            f"{source.name} does not exist; set {ARCHIVE_VARIABLE} to iccv09Data.tar.gz or to its"
-            " unpacked folder"
-        )
+        advice = f"set {ARCHIVE_VARIABLE} to iccv09Data.tar.gz or to its unpacked folder"
+        raise FileNotFoundError(f"{source.name} does not exist; {advice}")
     files = _from_folder(source) if source.is_dir() else _from_tar(source)
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
     if digest.hexdigest() != expected_sha256:
-        raise ValueError(
-            f"{source.name} does not hold the 715 photographs and labels of the Stanford Background"
-            f" Dataset as published (content sha256 {digest.hexdigest()[:12]}..., expected"
-            f" {expected_sha256[:12]}...). It was left as it is; move it away and fetch it again,"
-            " or check that it is iccv09Data.tar.gz"
-        )
+        problem = f"{source.name} does not hold the 715 photographs and labels as published"
+        raise ValueError(f"{problem} (another sha256 of what is read). {LEFT}")
     return files
 
 
 def _from_folder(source: Path) -> dict[str, bytes]:
     root = source / "iccv09Data" if (source / "iccv09Data").is_dir() else source
-    paths = (path for path in root.glob("*/*") if path.name.endswith(READ))
+    paths = [path for path in root.glob("*/*") if path.name.endswith(READ)]
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
 
 
@@ -144,48 +130,36 @@ def _from_tar(source: Path) -> dict[str, bytes]:
     try:
         with tarfile.open(source, "r:*") as tar:
             for member in tar:
-                path = Path(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise ValueError(
-                        f"{source.name} holds a member that points outside: {member.name!r};"
-                        " nothing was read"
-                    )
-                # A link is never followed: it is no file.
-                if path.name.endswith(READ) and member.isfile():
-                    content = cast(IO[bytes], tar.extractfile(member))
+                path = Path(member.name)  # nothing is written there
+                wanted = member.isfile() and path.name.endswith(READ)  # a link is no file
+                if wanted and (content := tar.extractfile(member)):
                     files[f"{path.parent.name}/{path.name}"] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{source.name} is cut short or no tar archive ({error}). It was left as it is; "
-            "move it away and fetch it again"
-        ) from error
+        problem = f"{source.name} is cut short or no tar archive ({error})"
+        raise ValueError(f"{problem}. {LEFT}") from error
     return files
 
 
-def _write_cache(cache: Path, files: dict[str, bytes]) -> None:
-    """Parse every photograph into one array, beside the cache, and rename it when it is whole."""
+def _write_cache(cache: Path, archive: str | Path | None, expected_sha256: str) -> None:
+    """Parse every photograph into one array; what is written last says that the cache is whole."""
+    if (cache / "index.csv").is_file():
+        return  # another process has written it meanwhile
+    files = _read_archive(archive, expected_sha256)
     pixels, index, start = [], "image_id,height,width,start\n", 0
     for image_id in sorted(Path(name).stem for name in files if name.endswith(".jpg")):
         photograph = _parse(files, image_id)
         index += f"{image_id},{photograph.shape[0]},{photograph.shape[1]},{start}\n"
         pixels.append(photograph.reshape(-1, 6))
         start += len(pixels[-1])
-    beside = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
-        beside.mkdir(parents=True, exist_ok=True)
-        np.save(beside / "pixels.npy", np.concatenate(pixels))
-        (beside / "index.csv").write_text(index)
-        os.replace(beside, cache)
+        cache.mkdir(exist_ok=True)
+        np.save(cache / "pixels.npy", np.concatenate(pixels))
+        write_whole(cache / "index.csv", index.encode())
     except OSError as error:
-        # If the cache is there now, another process was faster, and its cache is as good.
-        if not (cache / "index.csv").is_file():
-            raise OSError(
-                error.errno,
-                f"cannot write {cache.name} ({error.strerror}); free 350 MB or set {CACHE_VARIABLE}"
-                " elsewhere",
-            ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(cache, ignore_errors=True)
+        advice = f"free 350 MB or set {CACHE_VARIABLE} elsewhere"
+        message = f"cannot write {cache.name} ({error.strerror}); {advice}"
+        raise OSError(error.errno, message) from error
 
 
 def _parse(files: dict[str, bytes], image_id: str) -> np.ndarray:

@@ -1,9 +1,8 @@
 """PASCAL VOC 2012 and Cityscapes, on top of torchvision's classes, which find the files.
 
-Both label objects one by one, and all else by class alone. So a region is here
-- an object: all its pixels, also where something before it cuts it in two (the transforms then make
-  two of it);
-- elsewhere a connected area of one class: of background, road, sky and so on.
+Both label objects one by one, and all else by class alone. So a region is here an object: all its
+pixels, also where something before it cuts it in two (the transforms then make two of it); and
+elsewhere a connected area of one class: of background, road, sky and so on.
 """
 
 from __future__ import annotations
@@ -14,21 +13,18 @@ from pathlib import Path
 import numpy as np
 from torchvision import datasets as torchvision_datasets
 
+from fusion_lib import checks
 from fusion_lib.datasets.base import SegmentationDataset
-from fusion_lib.datasets.decoding import read_mask, read_picture
+from fusion_lib.datasets.decoding import existing, read_mask, read_picture
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 
 def object_regions(objects: np.ndarray, labels: np.ndarray, void: np.ndarray) -> np.ndarray:
     """Objects, and between them the connected areas of equal label.
 
-    Args:
-        objects: (H, W) integer, a positive number an object; 0 where there is none.
-        labels: (H, W) integer, non-negative.
-        void: (H, W) bool.
-
-    Returns:
-        (H, W) int64 ids 0..R-1, void -1.
+    Args: objects (H, W), integers, a positive one an object, 0 where there is none; labels (H, W),
+        non-negative integers; void (H, W), bool.
+    Returns: (H, W) int64 ids 0..R-1, void -1.
     """
     region = connected_regions(np.where(void | (objects > 0), REGION_VOID, labels))
     here = (objects > 0) & ~void
@@ -39,30 +35,19 @@ def object_regions(objects: np.ndarray, labels: np.ndarray, void: np.ndarray) ->
 class PairedFiles(SegmentationDataset):
     """A picture and two masks of its size for each sample, at places that a subclass finds.
 
-    Args:
-        root: the folder that holds the data set's folders.
-        split: "train" or "val"; the labels of the test pictures are not public.
-        transform: see `transforms`.
-
-    Raises:
-        FileNotFoundError: a folder or a file is missing, or there are no pictures at all.
-        ValueError: unknown split; a file that `decoding.read_mask` refuses, an unknown label.
+    Args: root, the folder that holds the data set's folders; split, "train" or "val" (the labels of
+        the test pictures are not public).
+    Raises: FileNotFoundError, a folder or a file is missing, or there are no pictures at all;
+        ValueError, another split, a file that `decoding.read_mask` refuses, an unknown label.
     """
 
     def __init__(self, root: str | Path, split: str, transform: Callable | None = None):
         super().__init__(transform)
-        if split not in ("train", "val"):
-            raise ValueError(f"split is {split!r}; expected 'train' or 'val'")
-        self.files = self.find(Path(root), split)  # picture, semantic mask, mask of objects
-        missing = [path for files in self.files for path in files if not path.is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{len(missing)} files are missing, first {'/'.join(missing[0].parts[-3:])}"
-            )
-        if not self.files:
-            raise FileNotFoundError("the folders are there, and hold no picture of this split")
+        checks.expect(split in ("train", "val"), "split", split, "'train' or 'val'")
+        root = Path(root)
+        self.files = existing(self.find(root, split), root, f"picture of split {split!r}")
 
-    def find(self, root: Path, split: str) -> list[tuple[Path, Path, Path]]:
+    def find(self, root: Path, split: str) -> list[tuple[Path, ...]]:
         """Picture, semantic mask and mask of objects of each sample."""
         raise NotImplementedError
 
@@ -74,7 +59,7 @@ class PascalVOC(PairedFiles):
     """PASCAL VOC 2012, segmentation: 21 classes, 1,464 photographs to train on, 1,449 to validate.
 
     Void are the borders of objects and what is hard to tell (255 in both masks); regions are void
-    where the mask of objects is. Areas of background are connected areas of its 0. `root` holds
+    where the mask of objects is, and areas of background are those of its 0. `root` holds
     VOCdevkit/; `torchvision.datasets.VOCSegmentation(root, download=True)` fetches it (2 GB).
     """
 
@@ -110,8 +95,8 @@ class Cityscapes(PairedFiles):
     more is an object (class * 1000 + its number); below, it is a label, and a region is a connected
     area of it (a crowd of people whom nobody told apart is one too). Regions are void where the
     label's category is "void" (unlabelled, the own car, what is static or dynamic and of no class).
-    Labels that are merely rare, as parking or trailer, are no class to learn, but their outlines
-    are known: there only the semantic label is void.
+    Labels that are merely rare, as parking or trailer, have known outlines: there only the semantic
+    label is void.
 
     The files need an account at cityscapes-dataset.com. `root` holds leftImg8bit/ and gtFine/, or
     leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, which torchvision unpacks.
@@ -147,7 +132,5 @@ class Cityscapes(PairedFiles):
 def _check_folder(root: Path, expected: list[str]) -> None:
     missing = [part for part in expected if not (root / part).exists()]
     if missing:
-        raise FileNotFoundError(
-            f"folder {root.name!r} lacks {', '.join(missing)}; root must be the folder that"
-            f" holds {expected[0].split('/')[0]}/"
-        )
+        holds = f"root must be the folder that holds {expected[0].split('/')[0]}/"
+        raise FileNotFoundError(f"folder {root.name!r} lacks {', '.join(missing)}; {holds}")

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
+import glob
 import gzip
 import hashlib
 import http.client
 import os
-import re
+import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
-import zipfile
 import zlib
 from importlib import metadata
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from filelock import FileLock
 
 CACHE_VARIABLE = "FUSION_CACHE"  # environment: where parsed photographs and fetched files are kept
 SUMS = "SHA256SUMS"
 UNNAMED = "/OWNER/"  # stands in the repository's address until `make colab` names one
 NO_ANSWER = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
-PAGES = re.compile(r"text/html|application/([\w.-]+\+)?(json|xml)\b")  # types of error pages
 
 
 def data_folder() -> Path:
@@ -51,13 +50,9 @@ def repository() -> str | None:
 def data_file(name: str) -> Path:
     """Path of a shipped file whose sha256 is the one that SHA256SUMS lists.
 
-    The shipped file itself, nearly always. If it is missing or damaged, a copy in `cache_folder()`,
-    which is fetched from the project's repository the first time.
-
-    Raises:
-        ValueError: SHA256SUMS lists no such file.
-        FileNotFoundError: no SHA256SUMS, or no whole copy and no repository to fetch one from.
-        OSError: see `fetch`.
+    If that is missing or damaged, of a copy in `cache_folder()`, fetched from the project's
+    repository (OSError: see `fetch`). ValueError: SHA256SUMS lists no such file. FileNotFoundError:
+    no SHA256SUMS, or no whole copy and no repository to fetch one from.
     """
     again = "install fusion_lib again, or work in a clone of the project"
     shipped, cached = data_folder() / name, cache_folder() / "data" / name
@@ -69,13 +64,10 @@ def data_file(name: str) -> Path:
     for path in (shipped, cached):
         if path.is_file() and sha256(path) == sums[name]:
             return path
-    if repository() is None:
-        damaged = f"does not have the sha256 that {SUMS} lists"
-        raise FileNotFoundError(
-            f"{name} {damaged if shipped.is_file() else 'is not in the data folder'}, and"
-            f" pyproject.toml names no repository to fetch it from; {again}"
-        )
-    return fetch(f"{repository()}/raw/HEAD/data/{name}", cached, sums[name], f"Or {again}")
+    if (address := repository()) is None:
+        fault = "damaged" if shipped.is_file() else "missing"
+        raise FileNotFoundError(f"{name} is {fault}, and no repository is named; {again}")
+    return fetch(f"{address}/raw/HEAD/data/{name}", cached, sums[name], f"Or {again}")
 
 
 def read_sums(path: Path) -> dict[str, str]:
@@ -92,99 +84,73 @@ def write_sums(folder: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Hash of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: str = "") -> Path:
     """Fetch a file; `path` appears only when it is whole.
 
-    What came of an interrupted download is kept in `path` + ".part"; another call goes on there.
+    What came of an interrupted download is kept in `path` + ".part", where another call goes on. Of
+    several processes one fetches; the others wait at `path` + ".lock" and take what it got.
 
-    Args:
-        expected_sha256: hexadecimal digits. None takes what is no page and whole: as long as the
-            server says, or where it says nothing, a .gz, .zip, .npz or .safetensors that ends.
-        otherwise: a sentence on what else a reader can do, for the messages.
-
-    Raises:
-        OSError: the address does not answer (no network, no such file), the answer is cut off, is
-            empty, a page (HTML, JSON, text) instead of the file, or has another hash.
+    Args: expected_sha256, None for gzip files, which tell their own end; otherwise, a sentence on
+        what else a reader can do, for the messages.
+    Raises: OSError, if the address does not answer, or with nothing, a page (HTML, JSON, text), a
+        part of the file, or a file of another hash.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            goes_on, block = answer.status == 206, answer.read(1 << 20)
-            if not goes_on and not block:
-                raise OSError(f"{url} answers with an empty file. {otherwise}")
-            kind = answer.headers.get("Content-Type", "")
-            if not goes_on and _is_page(kind, block, hashed=expected_sha256 is not None):
-                raise OSError(
-                    f"{url} answers with a page instead of the file ({block.strip()[:60]!r})."
-                    f" {otherwise}"
-                )
-            with open(part, "ab" if goes_on else "wb") as file:
-                while block:
-                    file.write(block)
-                    block = answer.read(1 << 20)
-            length = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            length = length or answer.headers.get("Content-Length", "")
-    except NO_ANSWER as error:
-        if not (have and isinstance(error, urllib.error.HTTPError) and error.code == 416):
-            raise OSError(
-                f"{url} does not answer ({error}). {otherwise}; what was fetched so far is kept"
-            ) from error
-        if error.headers.get("Content-Range", "") != f"bytes */{have}":
-            part.unlink()  # what is there now is shorter: another file
-            return fetch(url, path, expected_sha256, otherwise)
-        length = str(have)  # whole: an earlier call was killed between last byte and renaming
-    size = part.stat().st_size
-    if length.isdigit():
-        whole = size == int(length)
-    else:
-        whole, length = bool(expected_sha256) or _ends(part, path.suffix), "an unknown number of"
-    if not whole:
-        raise OSError(
-            f"the download stopped at {size} of {length} bytes; call again to go on from there"
-        )
-    if expected_sha256 and (found := sha256(part)) != expected_sha256:
-        part.unlink()
-        raise OSError(
-            f"{url} gave a file with sha256 {found[:12]}..., expected {expected_sha256[:12]}...; it"
-            f" was removed. The file there may be of another version. {otherwise}"
-        )
-    os.replace(part, path)
+    part, was_there = path.with_name(path.name + ".part"), path.exists()
+    with FileLock(f"{path}.lock"):
+        if path.exists() and not was_there:
+            return path
+        try:
+            _download(url, part, expected_sha256 is not None, otherwise)
+        except NO_ANSWER as error:
+            kept = f"{otherwise}; what was fetched so far is kept"
+            raise OSError(f"{url} does not answer ({error}). {kept}") from error
+        if expected_sha256 and (found := sha256(part)) != expected_sha256:
+            part.unlink()
+            raise OSError(f"{url} gave sha256 {found}, not {expected_sha256}; removed. {otherwise}")
+        os.replace(part, path)
     return path
 
 
-def _is_page(kind: str, block: bytes, hashed: bool) -> bool:
-    """Whether a body of this type, which begins so, is a page; without a hash, any text is one."""
-    if PAGES.match(kind) or (kind.startswith("text/") and not hashed):
-        return True
+def _download(url: str, part: Path, hashed: bool, otherwise: str) -> None:
+    """Fetch what `part` lacks of the file."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(block[:1000])
-    except UnicodeDecodeError:
-        return False
-    readable = all(letter.isprintable() or letter.isspace() for letter in text)
-    return readable and (not hashed or text.lstrip()[:1] in ("<", "{", "["))
+        answer = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        if not have or error.code != 416:
+            raise
+        part.unlink()  # nothing comes after it: it is whole, or of another file; begin anew
+        return _download(url, part, hashed, otherwise)
+    with answer:
+        start, block = have if answer.status == 206 else 0, answer.read(1 << 20)
+        if not start and _is_page(answer.headers.get("Content-Type", ""), block, hashed):
+            seen = block.strip()[:60]
+            raise OSError(f"{url} answers with {seen!r} instead of the file. {otherwise}")
+        with open(part, "ab" if start else "wb") as file:
+            file.write(block)
+            shutil.copyfileobj(answer, file)
+        size, stated = part.stat().st_size, answer.headers.get("Content-Length", "")
+        whole = size == start + int(stated) if stated.isdigit() else hashed or _is_whole_gzip(part)
+        if not whole:
+            raise OSError(f"the download stopped at {size} bytes; call again to go on from there")
 
 
-def _ends(part: Path, suffix: str) -> bool:
-    """Whether a file of a kind that tells its own end has come to it."""
-    if suffix in (".npz", ".zip"):
-        return zipfile.is_zipfile(part)
-    with contextlib.suppress(OSError, EOFError, zlib.error, SafetensorError):
-        if suffix == ".safetensors":
-            with safe_open(part, "np"):
-                return True
-        with gzip.open(part) as file:
-            while file.read(1 << 20):
-                pass
+def _is_page(kind: str, block: bytes, hashed: bool) -> bool:
+    """Whether a body of this type, which begins so, is empty or a page instead of a file."""
+    start = block[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
+    marked = not start or (start.startswith((b"<", b"{", b"[")) and b"\0" not in start)
+    typed = any(word in kind for word in ("html", "json", "xml"))
+    return typed or (marked if hashed else not block.startswith(b"\x1f\x8b"))  # of gzip
+
+
+def _is_whole_gzip(part: Path) -> bool:
+    with contextlib.suppress(OSError, EOFError, zlib.error):
+        gzip.decompress(part.read_bytes())
         return True
     return False
 
@@ -192,11 +158,10 @@ def _ends(part: Path, suffix: str) -> bool:
 def write_whole(path: str | Path, content: bytes, keep: Path | None = None) -> None:
     """Write a file beside `path` and move it there: readers see old content or new, never a part.
 
-    Writers in several processes or threads do not disturb each other: the last one stays. With
-    `keep`, what was there before is moved to that path.
+    Of several writers the last one stays. With `keep`, what was there before is moved to that path.
+    What a killed writer left behind is removed by a writer that comes an hour later.
 
-    Raises:
-        OSError: the file cannot be written; what was there before is unharmed.
+    Raises: OSError, if the file cannot be written; what was there before is unharmed.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -210,9 +175,10 @@ def write_whole(path: str | Path, content: bytes, keep: Path | None = None) -> N
                 os.replace(path, keep)
         os.replace(beside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise OSError(
-            error.errno,
-            f"cannot write {path.name} ({error.strerror}); what was there before is unharmed",
-        ) from error
+        message = f"cannot write {path.name} ({error.strerror}); what was there before is unharmed"
+        raise OSError(error.errno, message) from error
+    finally:
+        for left in path.parent.glob(f"{glob.escape(path.name)}.[0-9]*.[0-9]*.part"):
+            with contextlib.suppress(OSError):  # another writer may remove it, too
+                if left == beside or time.time() - left.stat().st_mtime > 3600:
+                    left.unlink()

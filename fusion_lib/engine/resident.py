@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from fusion_lib import checks
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
-from fusion_lib.targets import BOUNDARY, CORE, RIM, compact_ids
+from fusion_lib.targets import BOUNDARY, CORE, RIM
 from fusion_lib.transforms import checked_image
 
 
@@ -77,7 +78,7 @@ class ResidentLoader:
 
     Raises:
         TypeError, ValueError: an image or region map that `transforms.checked_image` or
-            `targets.compact_ids` refuses; a data set that is smaller than a batch.
+            `checks.label_map` refuses; a data set that is smaller than a batch.
     """
 
     def __init__(
@@ -102,7 +103,8 @@ class ResidentLoader:
         for index in range(len(dataset)):
             sample = resize(dataset[index])
             images.append(checked_image(sample["image"]).as_subclass(Tensor))
-            labels = [compact_ids(sample["region"]), *(sample[name] for name in self.names)]
+            region = checks.compact(checks.label_map("region", sample["region"]))
+            labels = [region, *(sample[name] for name in self.names)]
             maps.append(np.stack([np.asarray(label, np.int16) for label in labels]))
         self.image = torch.stack(images).to(device)
         self.labels = torch.from_numpy(np.stack(maps)).to(device)

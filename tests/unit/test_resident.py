@@ -161,7 +161,7 @@ def test_pictures_that_are_neither_bytes_nor_shares():
 
 
 def test_ids_below_void():
-    with pytest.raises(ValueError, match="region holds id -5; expected ids from 0 on, void -1"):
+    with pytest.raises(ValueError, match="region holds -5; expected numbers from 0 on, or void -1"):
         ResidentLoader(Spoilt("region", lambda region: region - 40), 4, (32, 40), 2.0, CPU)
 
 
