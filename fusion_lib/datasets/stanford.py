@@ -63,8 +63,7 @@ class StanfordBackground(SegmentationDataset):
         checks.expect(fold in range(5), "fold", fold, "0, 1, 2, 3 or 4")
         cache = cache_folder() / self.cache_name()
         if not (cache / "index.csv").is_file():
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{cache}.lock"):
+            with _lock_of(cache):
                 _write_cache(cache, archive, self.CONTENT_SHA256)
         self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 6), as `_parse` returns
         role = {str(fold): "test", str((fold + 1) % 5): "val"}
@@ -140,6 +139,19 @@ def _from_tar(source: Path) -> dict[str, bytes]:
     return files
 
 
+def _lock_of(cache: Path):
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{cache}.lock").acquire()
+    except OSError as error:
+        raise _cannot_write(cache, error) from error
+
+
+def _cannot_write(cache: Path, error: OSError) -> OSError:
+    advice = f"free 350 MB or set {CACHE_VARIABLE} elsewhere"
+    return OSError(error.errno, f"cannot write {cache.name} ({error.strerror}); {advice}")
+
+
 def _write_cache(cache: Path, archive: str | Path | None, expected_sha256: str) -> None:
     """Parse every photograph into one array; what is written last says that the cache is whole."""
     if (cache / "index.csv").is_file():
@@ -157,9 +169,7 @@ def _write_cache(cache: Path, archive: str | Path | None, expected_sha256: str) 
         write_whole(cache / "index.csv", index.encode())
     except OSError as error:
         shutil.rmtree(cache, ignore_errors=True)
-        advice = f"free 350 MB or set {CACHE_VARIABLE} elsewhere"
-        message = f"cannot write {cache.name} ({error.strerror}); {advice}"
-        raise OSError(error.errno, message) from error
+        raise _cannot_write(cache, error) from error
 
 
 def _parse(files: dict[str, bytes], image_id: str) -> np.ndarray:

@@ -547,6 +547,14 @@ def test_stanford_full_disk_leaves_no_half_cache(stanford, cache, monkeypatch):
     assert len(StanfordBackground("train", archive=stanford)) == 6
 
 
+def test_stanford_cache_folder_that_cannot_be_made(stanford, tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("no folder")
+    monkeypatch.setenv("FUSION_CACHE", str(tmp_path / "a file" / "cache"))
+    with pytest.raises(OSError, match=r"cannot write .*set FUSION_CACHE elsewhere"):
+        StanfordBackground("train", archive=stanford)
+    assert (tmp_path / "a file").read_text() == "no folder"
+
+
 def test_stanford_second_process_that_was_faster_wins(stanford, cache, monkeypatch):
     """The one that comes second waits, finds the cache in place, and parses nothing."""
     parse, parsed, found = stanford_module._parse, [], []
