@@ -7,13 +7,16 @@ Conditions take no argument and are worked out from the results files alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from fusion_lib import intervals
-from fusion_lib.lab import experiments
-from fusion_lib.lab.experiments import BEST_START, COMPARED, FUSED
+from fusion_lib import intervals, models
+from fusion_lib.lab import experiments, recipes
+from fusion_lib.lab.experiments import BEST_START, COMPARED, FUSED, METHODS, SEEDS
 
 
 def by_seed(name: str, column: str, model: str, **which) -> pd.Series:
@@ -65,15 +68,230 @@ def rates_on_validation(model: str) -> pd.Series:
     )
 
 
+# Notebook 06
+
+
+def with_labels(share: float, model: str) -> pd.Series:
+    """Scenes: mIoU by argmax with a share of the semantic labels, three seeds."""
+    return by_seed("labels", "miou", model, epochs=30, labels=share)
+
+
+def label_gain(share: float) -> pd.Series:
+    """Scenes: fused minus semantic only, with a share of the semantic labels."""
+    return with_labels(share, FUSED) - with_labels(share, COMPARED[0])
+
+
+def delta(mious: tuple[pd.Series, pd.Series], coverings: tuple[pd.Series, pd.Series]) -> pd.Series:
+    """Delta_m, one a seed; of both metrics the model's and the baseline's."""
+    return (mious[0] / mious[1] + coverings[0] / coverings[1]) / 2 - 1
+
+
+def delta_on_scenes(model: str) -> pd.Series:
+    """Delta_m against both single tasks."""
+    return delta(
+        (on_scenes("miou", model), on_scenes("miou", COMPARED[0])),
+        (on_scenes("covering", model), on_scenes("covering", COMPARED[1])),
+    )
+
+
+def own_and_two(column: str) -> tuple[pd.Series, pd.Series]:
+    """Photographs: own decoders and two networks, in about equal time."""
+    return on_photographs(column, "own decoders", 22), on_photographs(column, "two networks")
+
+
+def own_minus_two(column: str) -> pd.Series:
+    """Photographs: their differences."""
+    own, two = own_and_two(column)
+    return own - two
+
+
+def together_minus_alone(column: str) -> pd.Series:
+    """Photographs: what decoding together adds to two networks."""
+    return on_photographs(f"{column}_fused", "two networks") - on_photographs(
+        column, "two networks"
+    )
+
+
+def share_of_two(count: Callable) -> float:
+    """What hard sharing takes, as a share of two networks' parameters or operations."""
+    return count(models.FusionModel(recipes.TASKS)) / count(models.TwoNetworks(recipes.TASKS))
+
+
+def operations(model) -> int:
+    """Additions and multiplications of one forward pass for one scene."""
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, 64, 64))
+    return counter.get_total_flops()
+
+
 Condition = Callable[[], bool]
 SCENES: dict[str, Condition] = {
     "Scenes: learning together raises mIoU, surely by more than 4 points": lambda: surely_above(
         on_scenes("miou", FUSED) - on_scenes("miou", "semantic only"), 0.04
-    )
+    ),
+    "Scenes: the covering does not fall; on average it rises": lambda: surely_above(
+        on_scenes("covering", FUSED) - on_scenes("covering", "region only")
+    ),
+    "Scenes: decoding together helps two networks, too": lambda: surely_above(
+        on_scenes("miou_fused", "two networks") - on_scenes("miou", "two networks")
+    ),
+    "Scenes: Delta_m is surely above 0": lambda: surely_above(delta_on_scenes(FUSED)),
+    "Scenes: attention is not surely better than hard sharing": lambda: (
+        not surely_above(delta_on_scenes("attention") - delta_on_scenes(FUSED))
+    ),
+    "Scenes: gates are not surely better than hard sharing": lambda: (
+        not surely_above(delta_on_scenes("gates") - delta_on_scenes(FUSED))
+    ),
+    "Scenes: hard sharing has at most 0.55 of the parameters": lambda: (
+        share_of_two(models.count_parameters) <= 0.55
+    ),
+    "Scenes: hard sharing has at most 0.55 of the operations": lambda: (
+        share_of_two(operations) <= 0.55
+    ),
+}
+FEW_LABELS: dict[str, Condition] = {
+    "Scenes, 10% of the labels: fused is surely at least 8 points above semantic only": lambda: (
+        surely_above(label_gain(0.1), 0.08)
+    ),
+    "Scenes: with half of the labels fused is above semantic only with all, in every seed": (
+        lambda: (with_labels(0.5, FUSED) - with_labels(1.0, COMPARED[0])).min() > 0
+    ),
+    **{
+        f"Scenes, {share:.0%} of the labels: fused is surely above semantic only": partial(
+            lambda share: surely_above(label_gain(share)), share
+        )
+        for share in (0.05, 0.25, 0.5, 1.0)
+    },
 }
 PHOTOGRAPHS: dict[str, Condition] = {
+    "Photographs, mIoU by argmax: own decoders (22 epochs) are above semantic only (16 epochs)": (
+        lambda: surely_above(own_minus_two("miou"))
+    ),
+    "Photographs, mIoU, both decoded together: no difference seen between own decoders and two"
+    " networks": lambda: unclear(own_minus_two("miou_fused")),
+    "Photographs, mIoU: decoding together helps two networks, too": lambda: surely_above(
+        together_minus_alone("miou")
+    ),
+    "Photographs, covering, each alone: no difference seen between own decoders and region only": (
+        lambda: unclear(own_minus_two("covering"))
+    ),
+    "Photographs, covering, both decoded together: no difference seen between own decoders and two"
+    " networks": lambda: unclear(own_minus_two("covering_fused")),
+    "Photographs, covering: no difference seen between two networks decoded together and alone": (
+        lambda: unclear(together_minus_alone("covering"))
+    ),
+    "Photographs, both decoded together: no difference seen between own decoders and two"
+    " networks": lambda: unclear(delta(own_and_two("miou_fused"), own_and_two("covering_fused"))),
+    "Photographs, 22 epochs, one run: by argmax semantic only is above own decoders by": lambda: (
+        on_photographs("miou", "semantic only", 22)[0]
+        > on_photographs("miou", "own decoders", 22)[0]
+    ),
+    "Photographs, 22 epochs, one run: in covering region only is above own decoders by": lambda: (
+        on_photographs("covering", "region only", 22)[0]
+        > on_photographs("covering", "own decoders", 22)[0]
+    ),
     "Photographs: of two learning rates 0.002 is the better one for both single tasks": lambda: all(
         rates_on_validation(model).idxmax() == 0.002 for model in COMPARED[:2]
-    )
+    ),
 }
-CLAIMS: dict[str, dict[str, Condition]] = {"06": SCENES | PHOTOGRAPHS}
+
+# Notebook 07
+
+MOVING = ("uncertainty", "FAMO")  # methods whose mIoU leaves the noise
+
+
+def of_weighting(metric: str, method: str, alpha: float = 0.5) -> pd.Series:
+    """Scenes, in points: a method's runs, three seeds."""
+    return 100 * by_seed("weighting", metric, FUSED, epochs=30, weighting=method, alpha=alpha)
+
+
+def above_equal(metric: str, method: str, alpha: float = 0.5) -> pd.Series:
+    """A method, or another alpha of the plain sum, minus equal weights."""
+    return of_weighting(metric, method, alpha) - of_weighting(metric, "sum")
+
+
+def equal_sums(metric: str) -> list[pd.Series]:
+    """Runs of three kinds that ought to be equal, of the same seeds."""
+    ones = 100 * on_scenes(metric, FUSED).loc[[*SEEDS]]
+    return [of_weighting(metric, "sum"), ones, of_weighting(metric, "observed sum")]
+
+
+def beyond_noise(metric: str, method: str) -> int:
+    """Sign of a mean difference that exceeds twice the noise of a mean, else 0."""
+    equal, ones, observed = equal_sums(metric)
+    twins = [equal - ones, equal - observed]
+    twins.append(of_weighting(metric, "PCGrad") - of_weighting(metric, "UPGrad"))
+    noise = np.sqrt(np.mean(np.square(twins))) / np.sqrt(len(SEEDS))
+    mean = above_equal(metric, method).mean()
+    return int(np.sign(mean)) if abs(mean) > 2 * noise else 0
+
+
+def less_above_all_equal(metric: str, method: str) -> bool:
+    """The lead shrinks when all equal sums take the place of equal weights."""
+    pooled = of_weighting(metric, method) - sum(equal_sums(metric)) / 3
+    return 0 < pooled.mean() < above_equal(metric, method).mean()
+
+
+def cosines(method: str | None = None) -> np.ndarray:
+    """Mean cosine of every epoch, of one method or of all that record it."""
+    rows = experiments.results("weighting").query("epochs == 30")
+    rows = rows if method is None else rows[rows.weighting == method]
+    return np.concatenate(rows.cosine.dropna().tolist())
+
+
+def between(low: float, values: np.ndarray, high: float) -> float:
+    """Share of the values in the open interval."""
+    return float(((values > low) & (values < high)).mean())
+
+
+def alpha_scores() -> pd.Series:
+    """Validation score of each alpha."""
+    return experiments.results("alphas").set_index("alpha").val_score
+
+
+WEIGHTING: dict[str, Condition] = {
+    "of five trials on validation scenes, equal weights score highest; their lead": lambda: (
+        alpha_scores().idxmax() == 0.5
+    ),
+    **{
+        f"equal weights have over 3 points of mIoU more than alpha {alpha}": partial(
+            lambda alpha: above_equal("miou", "sum", alpha).mean() < -3, alpha
+        )
+        for alpha in (0.1, 0.9)
+    },
+    **{
+        f"equal weights have at least 1 point of covering more than alpha {alpha}": partial(
+            lambda alpha: above_equal("covering", "sum", alpha).mean() <= -1, alpha
+        )
+        for alpha in (0.75, 0.9)
+    },
+    "beyond twice the noise of a mean, uncertainty weighting gains mIoU": lambda: (
+        beyond_noise("miou", "uncertainty") == 1
+    ),
+    "against the mean of all three equal sums, uncertainty weighting gains less": lambda: (
+        less_above_all_equal("miou", "uncertainty")
+    ),
+    "beyond twice the noise of a mean, FAMO loses mIoU, and it does so in every pair": lambda: (
+        beyond_noise("miou", "FAMO") == -1 and above_equal("miou", "FAMO").max() < 0
+    ),
+    "the other methods' mIoU stays within twice the noise of a mean; the largest change": lambda: (
+        not any(beyond_noise("miou", name) for name in METHODS if name not in MOVING)
+    ),
+    "beyond twice the noise of a mean, FAMO gains covering": lambda: (
+        beyond_noise("covering", "FAMO") == 1
+    ),
+    "beyond twice the noise of a mean, MGDA gains covering": lambda: (
+        beyond_noise("covering", "MGDA") == 1
+    ),
+    "MGDA loses mIoU in every pair": lambda: above_equal("miou", "MGDA").max() < 0,
+    "every epoch of the observed sum has a mean cosine above 0.15; the lowest": lambda: (
+        cosines("observed sum").min() > 0.15
+    ),
+    "of the observed sum's epochs, over 90% have a mean cosine between 0.3 and 0.65": lambda: (
+        between(0.3, cosines("observed sum"), 0.65) > 0.9
+    ),
+    "of all methods' epochs, less than 2% have a negative mean cosine": lambda: (
+        (cosines() < 0).mean() < 0.02
+    ),
+}
+CLAIMS: dict[str, dict[str, Condition]] = {"06": SCENES | FEW_LABELS | PHOTOGRAPHS, "07": WEIGHTING}
