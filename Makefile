@@ -31,7 +31,7 @@ check: .venv/ready
 lowest:  # in an environment of its own; pip has no way to ask for the lowest versions, uv has
 	$(PYTHON) -m venv --clear build/lowest
 	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	build/lowest/bin/uv pip install --python build/lowest --resolution lowest-direct -e '.[test,rivals]'
+	build/lowest/bin/uv pip install --python build/lowest --resolution lowest-direct -e '.[notebooks,test,rivals]'
 	build/lowest/bin/python -m pytest -q -rs tests/unit
 
 lab: .venv/ready
