@@ -1,7 +1,7 @@
 """What the pages claim about stored results: each sentence beside the condition that holds it up.
 
 A page prints its claims with `tables.show_claims`; a sentence is the same here, letter by letter.
-Conditions take no argument and are worked out from the results files alone.
+Conditions take no argument and are worked out from the results files and the shipped weights.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+import shipped
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusion_lib import intervals, models
-from fusion_lib.lab import experiments, recipes
+from fusion_lib.lab import changes, experiments, recipes
 from fusion_lib.lab.experiments import BEST_START, COMPARED, FUSED, METHODS, SEEDS
 
 
@@ -295,3 +296,244 @@ WEIGHTING: dict[str, Condition] = {
     ),
 }
 CLAIMS: dict[str, dict[str, Condition]] = {"06": SCENES | FEW_LABELS | PHOTOGRAPHS, "07": WEIGHTING}
+
+
+# Notebook 08: what stands between the tasks, and another region head.
+
+METRICS = {
+    "mIoU": "miou",
+    "covering": "covering",
+    "mIoU, together": "miou_fused",
+    "covering, together": "covering_fused",
+    "panoptic quality": "pq",
+}
+
+
+def over(model: str, metric: str, other: str = FUSED) -> pd.Series:
+    """Scenes, five seeds: a design minus another one, in points of a metric of `METRICS`."""
+    column = METRICS[metric]
+    results = "heads" if model == "affinities" else "fusion"
+    return 100 * (by_seed(results, column, model, epochs=30) - on_scenes(column, other))
+
+
+def surely_below(values) -> bool:
+    """Student's t interval of the mean lies below 0."""
+    return intervals.t_interval(values)[1] < 0
+
+
+ATTENTION: dict[str, Condition] = {
+    f"Attention and hard sharing: no difference in {metric} that five seeds can show": partial(
+        lambda metric: unclear(over("attention", metric)), metric
+    )
+    for metric in METRICS
+}
+GATES: dict[str, Condition] = {
+    f"Gates gain no {metric} over hard sharing that five seeds can show": partial(
+        lambda metric: unclear(over("gates", metric)), metric
+    )
+    for metric in ("mIoU", "covering", "covering, together")
+} | {
+    f"{title} lose {metric}": partial(
+        lambda model, metric: surely_below(over(model, metric)), title.lower(), metric
+    )
+    for title, metrics in (
+        ("Gates", ("mIoU, together", "panoptic quality")),
+        ("Affinities", ("mIoU", "mIoU, together", "panoptic quality")),
+    )
+    for metric in metrics
+}
+ABOVE_SINGLE: dict[str, Condition] = {
+    f"{model}: more than 5 points of mIoU above the semantic-only network": partial(
+        lambda model: over(model, "mIoU", "semantic only").mean() > 5, model
+    )
+    for model in (FUSED, "attention", "gates")
+}
+DESIGNS_08: dict[str, Condition] = {
+    "The largest mean gain of attention or gates stays below half a point": lambda: (
+        max(over(model, metric).mean() for model in ("attention", "gates") for metric in METRICS)
+        < 0.5
+    ),
+    "Attention: the pair that loses most mIoU": lambda: (
+        round(over("attention", "mIoU").min(), 1) == -1.2
+    ),
+    "Attention: the pair that gains most mIoU": lambda: (
+        round(over("attention", "mIoU").max(), 1) == 1.3
+    ),
+    "Affinities raise the ceiling of the covering": lambda: (
+        round(shipped.ceiling_raised(), 1) == 4.8
+    ),
+    "Affinities change the covering by less than a quarter of that": lambda: (
+        abs(over("affinities", "covering").mean()) < shipped.ceiling_raised() / 4
+    ),
+    "Decoded together, too": lambda: (
+        abs(over("affinities", "covering, together").mean()) < shipped.ceiling_raised() / 4
+    ),
+    "With affinities, too, every run names better than the semantic-only run of its seed": lambda: (
+        over("affinities", "mIoU", "semantic only").min() > 0
+    ),
+}
+WEIGHTS_08: dict[str, Condition] = {
+    "Masks held open cost 1 to 2.5 points of mIoU": lambda: (
+        1 < shipped.miou("attention") - shipped.miou("attention", torch.ones_like) < 2.5
+    ),
+    "Gates held closed cost 0.5 to 1.5 points of mIoU": lambda: (
+        0.5 < shipped.miou("gates") - shipped.miou("gates", torch.zeros_like) < 1.5
+    ),
+    "The semantic mask is more open in cores than on boundaries": lambda: (
+        shipped.wider_in_cores("attention", "semantic") > 0.05
+    ),
+    "So is the gate from region to semantic": lambda: (
+        shipped.wider_in_cores("gates", "region to semantic") > 0.05
+    ),
+    "The region mask is more open on boundaries than in cores": lambda: (
+        shipped.wider_in_cores("attention", "region") < -0.05
+    ),
+    "So is the gate from semantic to region": lambda: (
+        shipped.wider_in_cores("gates", "semantic to region") < -0.05
+    ),
+} | {
+    f"{task.capitalize()} mask: classes differ by less than boundary and core": partial(
+        lambda task: (
+            shipped.spread_over_classes(task) < abs(shipped.wider_in_cores("attention", task))
+        ),
+        task,
+    )
+    for task in ("semantic", "region")
+}
+CLAIMS["08"] = ATTENTION | GATES | ABOVE_SINGLE | DESIGNS_08 | WEIGHTS_08
+
+
+# Notebook 09: changes; scenes trained with changes of light of 0.2, where nothing else is said.
+
+SINGLE = {"miou": "semantic only", "covering": "region only"}
+FAMILIES = {
+    "light": ("dark", "bright", "gradient", "shadow", "cast"),
+    "viewpoint": ("larger", "smaller", "rotation", "perspective"),
+    **{name: (name,) for name in ("occlusion", "noise", "blur")},
+}
+LIGHT = {"scenes": 0.2, "photographs": 0.3}
+
+
+def under_change(column: str, model: str, data: str = "scenes", light=None) -> pd.DataFrame:
+    """A series of the runs of a model, one row a seed, for example one column a severity."""
+    light = LIGHT[data] if light is None else light
+    rows = experiments.results("robustness").query(
+        "model == @model and data == @data and light == @light and epochs > @experiments.SHORT"
+    )
+    return pd.DataFrame(rows[column].tolist(), rows.seed).sort_index()
+
+
+def lead(metric: str, change: str, data: str = "scenes", fused: str = FUSED) -> pd.DataFrame:
+    """Fused minus single task, in points: one row a seed, one column a severity."""
+    column = f"{metric}_{change}"
+    return 100 * (under_change(column, fused, data) - under_change(column, SINGLE[metric], data))
+
+
+def healed(model: str, change: str) -> pd.DataFrame:
+    """Points of mIoU won by changes of light in training; as `lead`."""
+    column = f"miou_{change}"
+    return 100 * (under_change(column, model) - under_change(column, model, light=0.0))
+
+
+def share_lost(model: str, family: str) -> float:
+    """Percent of the unchanged mIoU that is lost at the highest severity, mean over a family."""
+    means = pd.concat([under_change(f"miou_{name}", model) for name in FAMILIES[family]]).mean()
+    return 100 * (1 - means[4] / means[0])
+
+
+def left_on_photographs(*names: str) -> np.ndarray:
+    """Percent of the unchanged mIoU, mean over the runs: one a change, of the single task and of
+    the fused model."""
+    curves = [
+        under_change(f"miou_{name}", model, "photographs")
+        for name in names
+        for model in ("semantic only", "own blocks")
+    ]
+    return np.array([100 * (curve[4] / curve[0]).mean() for curve in curves])
+
+
+def near_borders(column: str, model: str) -> pd.Series:
+    """Of each run, the share of its errors nearer than two pixels to a border."""
+    wrong = under_change(column, model)
+    return wrong[[0, 1]].sum(axis=1) / wrong.sum(axis=1)
+
+
+ENDS_09: dict[str, Condition] = {
+    "Unchanged, every fused run names better than its single task, by 2 points or more": lambda: (
+        lead("miou", "dark")[0].min() >= 2
+    ),
+    "In ten changes every fused run ends ahead in mIoU, at least by": lambda: (
+        sum(lead("miou", name)[4].min() > 0 for name in changes.CHANGES) == 10
+    ),
+    "Averaged over the changes, the lead in mIoU shrinks in every run": lambda: (
+        sum(lead("miou", name)[4] - lead("miou", name)[0] for name in changes.CHANGES).max() < 0
+    ),
+    "Larger, smaller, rotation: single and fused end below 25 points of mIoU, at most at": lambda: (
+        all(
+            under_change(f"miou_{name}", model)[4].mean() < 0.25
+            for name in ("larger", "smaller", "rotation")
+            for model in ("semantic only", FUSED)
+        )
+    ),
+    "Photographs: at the end of blur every fused run names worse than its single task": lambda: (
+        lead("miou", "blur", "photographs", "own blocks")[4].max() < 0
+    ),
+    "Single and fused lose shares of mIoU that differ by at most 6, here by": lambda: all(
+        abs(share_lost("semantic only", family) - share_lost(FUSED, family)) <= 6
+        for family in FAMILIES
+    ),
+    "The fused model errs less at every distance from a border, at least by": lambda: (
+        under_change("border_wrong", FUSED).mean()
+        < under_change("border_wrong", "semantic only").mean()
+    ).all(),
+    "Photographs: cast, noise and blur leave less than 65% of the mIoU, at most": lambda: (
+        left_on_photographs("cast", "noise", "blur").max() < 65
+    ),
+    "Photographs: dark, gradient and shadow leave more than 85%, at least": lambda: (
+        left_on_photographs("dark", "gradient", "shadow").min() > 85
+    ),
+}
+LARGER_AND_TURNED: dict[str, Condition] = {}
+for _name in ("larger", "rotation"):
+    LARGER_AND_TURNED |= {
+        f"End of {_name}: every fused run has worse regions than its single task": partial(
+            lambda name: lead("covering", name)[4].max() < -2, _name
+        ),
+        f"Severity 3 of {_name}: class edges account for 2 to 6 points of covering": partial(
+            lambda name: 2 < shipped.class_edges_cost(name) < 6, _name
+        ),
+    }
+TREATED: dict[str, Condition] = {}
+for _title, _model in (("semantic only", "semantic only"), ("fused", FUSED)):
+    TREATED |= {
+        f"{_title}: under noise augmentation wins over 10 points of mIoU in every run": partial(
+            lambda model: healed(model, "noise")[4].min() > 10, _model
+        ),
+        f"{_title}: under bright light it wins less than 3 on average": partial(
+            lambda model: healed(model, "bright")[4].mean() < 3, _model
+        ),
+        f"{_title}: on unchanged scenes it costs up to 3 on average": partial(
+            lambda model: -3 < healed(model, "bright")[0].mean() < 0, _model
+        ),
+    }
+NEAR_BORDERS: dict[str, Condition] = {
+    f"{title}: two thirds of every run's errors lie nearer than two pixels to a border": partial(
+        lambda column, model: near_borders(column, model).min() > 2 / 3, column, model
+    )
+    for title, column, model in (
+        ("semantic only", "border_wrong", "semantic only"),
+        ("fused, argmax", "border_wrong", FUSED),
+        ("fused, together", "border_wrong_fused", FUSED),
+    )
+}
+GRAIN_40 = changes.GRAIN / 0.4
+WEIGHTS_09: dict[str, Condition] = {
+    "Bright light flips 3 to 6% of the pixels": lambda: 3 < shipped.flipped(light=1.6) < 6,
+    "Other grain flips 3 to 6% of the pixels": lambda: 3 < shipped.flipped(grain=1) < 6,
+    "Dimming light and grain costs less than half the accuracy that grain costs": lambda: (
+        2 * shipped.accuracy_lost(light=0.4, noise=0.4 * changes.GRAIN)
+        < shipped.accuracy_lost(noise=GRAIN_40)
+    ),
+    "Grain alone costs": lambda: shipped.accuracy_lost(noise=GRAIN_40) > 0,
+}
+CLAIMS["09"] = ENDS_09 | LARGER_AND_TURNED | TREATED | NEAR_BORDERS | WEIGHTS_09
