@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from claims import by_seed, fold_gains, on_photographs, on_scenes, unclear
+from claims.stored import by_seed, fold_gains, on_photographs, on_scenes, unclear
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusion_lib import datasets, evaluation, intervals, models

@@ -1,17 +1,31 @@
 """Notebooks are executed as they are, and only what they print and draw is stored."""
 
+import base64
+import io
 import json
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from fusion_lib.lab import notebooks
 from fusion_lib.lab.notebooks import CellFailed
 
 FIGURE = "application/vnd.fusion.figure+json"
+COLOURS = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def opaque_picture():
+    """A PNG, base64, with an alpha channel that hides nothing: as matplotlib writes them."""
+    packed = io.BytesIO()
+    Image.fromarray(COLOURS).convert("RGBA").save(packed, "PNG")
+    return base64.b64encode(packed.getvalue()).decode()
+
+
 SHOWS = f"""
 from IPython.display import display
-display({{"image/png": "iVBORw0KGgo=", "{FIGURE}": '{{"titles": ["a"]}}'}}, raw=True)
+display({{"image/png": "{opaque_picture()}", "{FIGURE}": '{{"titles": ["a"]}}'}}, raw=True)
 """
 
 
@@ -30,8 +44,8 @@ def write(path, *sources, **metadata):
 
 
 def test_what_is_stored_is_the_outputs_alone(folder):
-    """Metadata of the cell and the figure's summary stay, bytes are the same again, and no time and
-    no progress bar gets in."""
+    """Metadata of the cell, the figure's summary and the picture's colours stay;
+    bytes are the same again, and no time and no progress bar gets in."""
     path = folder / "00_some.ipynb"
     kept = {"tags": ["a"], "tolerances": {"abs": 0.1}, "jupyter": {"source_hidden": True}}
     source = SHOWS + "import os, tqdm\nlist(tqdm.tqdm([1]))\nprint(os.environ['TQDM_DISABLE'])\n2"
@@ -43,7 +57,9 @@ def test_what_is_stored_is_the_outputs_alone(folder):
     (cell,) = notebook["cells"]
     assert cell["metadata"] == kept and cell["execution_count"] == 1
     figure, printed, result = cell["outputs"]
-    assert figure["data"] == {"image/png": "iVBORw0KGgo=", FIGURE: '{"titles": ["a"]}'}
+    picture = Image.open(io.BytesIO(base64.b64decode(figure["data"].pop("image/png"))))
+    assert picture.mode == "RGB" and np.array_equal(np.asarray(picture), COLOURS)
+    assert figure["data"] == {FIGURE: '{"titles": ["a"]}'}
     assert printed["text"] == ["1\n"] and result["data"]["text/plain"] == ["2"]
     assert notebooks.main(["store", "00"]) == 0
     assert path.read_text() == stored
