@@ -104,16 +104,13 @@ def train(
     """
     chosen = Options(**options)
     weighting = _checked(weighting, folder, train_loader, epochs, chosen.stop_after)
-    device = chosen.device or devices.choose_device()
+    device, steps = chosen.device or devices.choose_device(), epochs * len(train_loader)
     model, loss = model.to(device).to(memory_format=torch.channels_last), loss.to(device)
-    mixed, scaler = devices.mixed_precision(device)
-    network = processes.joined(model)
+    network, (mixed, scaler) = processes.joined(model), devices.mixed_precision(device)
     forward = devices.compiled_at_first_call(network) if chosen.compile else network
-    steps = epochs * len(train_loader)
-    optimizer, schedule = _optimizer(model, weighting, learning_rate, steps, chosen)
     settings = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "steps": steps}
-    if folder is not None:
-        settings |= _settings(chosen, loss, train_loader, val_loader)
+    optimizer, schedule = _optimizer(model, weighting, learning_rate, steps, chosen)
+    settings |= _settings(chosen, loss, train_loader, val_loader) if folder is not None else {}
     stepped = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     run, finite = Run(folder, settings, stepped), guards.FiniteSteps(scaler, folder)
 
@@ -133,7 +130,7 @@ def train(
             for number, batch in run.batches(train_loader):
                 batch = devices.to_device(batch, device)
                 optimizer.zero_grad()
-                parts = in_pieces(batch)  # descend: forward, loss and backward
+                parts = in_pieces(batch)  # forward, loss and backward, see descend
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), chosen.gradient_clip)
                 finite.check(parts, norm, batch, f"epoch {epoch}, batch {number}")
@@ -146,7 +143,6 @@ def train(
                     finite.look()
                     run.save()
                     interrupts.end_if_asked(f"after batch {number} of epoch {epoch}")
-            finite.look()
             processes.share_buffers(model)
             entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
             entry |= _means(run.losses, device) | weighting.end_epoch()

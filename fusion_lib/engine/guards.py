@@ -118,7 +118,8 @@ class FiniteSteps:
             raise FloatingPointError("no gradient of the last batches was finite; see their images")
 
     def check_scores(self, scores: dict, loader: Iterable[dict], where: str) -> None:
-        """The same for the losses among a validation's scores; counts the loader's pictures."""
+        """`look`, then the same for a validation's losses; counts the loader's pictures."""
+        self.look()
         names = [n for n in scores if re.match("val_(?!miou_|score)", n)]
         losses = {name.removeprefix("val_"): torch.tensor(scores[name]) for name in names}
         self._require_finite(losses, where, loader)
