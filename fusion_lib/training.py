@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Options:
     stop_after: int | None = None  # end this call after so many epochs, as an interruption would
 
 
-@guards.explains_a_lost_gpu
+@guards.explains_a_lost_gpu()
 def train(
     model: nn.Module,
     loss: FusionLoss,
@@ -96,21 +97,20 @@ def train(
 
     Raises:
         FloatingPointError: a loss or a gradient is not finite; names task, epoch, batch and
-            picture, and keeps the batch in `folder`. No step is taken on it.
+            picture, and keeps a training batch in `folder`. No step is taken on it.
         KeyboardInterrupt: after the step that the interrupt came in; the state is written.
         ValueError, OSError, RuntimeError: see `states.Run.kept`; or nothing is to be done, `folder`
             and `weighting` are both given, several processes share no sampler, or the GPU is gone.
     """
     chosen = Options(**options)
     weighting = _checked(weighting, folder, train_loader, epochs, chosen.stop_after)
-    device = chosen.device or devices.choose_device()
+    device, steps = chosen.device or devices.choose_device(), epochs * len(train_loader)
     model, loss = model.to(device).to(memory_format=torch.channels_last), loss.to(device)
-    joined, (mixed, scaler) = processes.joined(model), devices.mixed_precision(device)
-    forward = devices.compiled_at_first_call(joined) if chosen.compile else joined
-    settings = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-    settings["steps"] = epochs * len(train_loader)
+    network, (mixed, scaler) = processes.joined(model), devices.mixed_precision(device)
+    forward = devices.compiled_at_first_call(network) if chosen.compile else network
+    settings = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "steps": steps}
+    optimizer, schedule = _optimizer(model, weighting, learning_rate, steps, chosen)
     settings |= _settings(chosen, loss, train_loader, val_loader) if folder is not None else {}
-    optimizer, schedule = _optimizer(model, weighting, settings, chosen, device)
     stepped = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     run, finite = Run(folder, settings, stepped), guards.FiniteSteps(scaler, folder)
 
@@ -121,7 +121,7 @@ def train(
         weighting.backward(parts, model, finite.scale)
         return parts
 
-    gradient = memory.Pieces(descend, optimizer.zero_grad, loss, type(weighting) is PlainSum)
+    in_pieces = memory.Pieces(descend, optimizer.zero_grad, loss, type(weighting) is PlainSum)
     memory.forget_peak_memory(device)
     with run.kept(), guards.Interrupts() as interrupts:
         for epoch in run.epochs(chosen.stop_after):
@@ -129,21 +129,20 @@ def train(
             model.train()
             for number, batch in run.batches(train_loader):
                 batch = devices.to_device(batch, device)
-                optimizer.zero_grad(set_to_none=True)
-                parts = gradient(batch)
+                optimizer.zero_grad()
+                parts = in_pieces(batch)  # forward, loss and backward, see descend
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), chosen.gradient_clip)
                 finite.check(parts, norm, batch, f"epoch {epoch}, batch {number}")
                 scaler.step(optimizer)
                 scaler.update()
                 schedule.step()
-                weighting.after_step(lambda b=batch: loss(model(b["image"]), b))  # for FAMO
+                weighting.after_step(partial(_losses, model, loss, batch))
                 run.losses.append(parts)
                 if interrupts.asked or (number + 1) % chosen.save_every == 0:
                     finite.look()
                     run.save()
                     interrupts.end_if_asked(f"after batch {number} of epoch {epoch}")
-            finite.look()
             processes.share_buffers(model)
             entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
             entry |= _means(run.losses, device) | weighting.end_epoch()
@@ -160,32 +159,32 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def _checked(weighting, folder, train_loader, epochs: int, stop_after: int | None) -> PlainSum:
-    count = processes.rank_and_count()[1]
+    count, batches = processes.rank_and_count()[1], len(train_loader)
     if folder is not None and weighting is not None:
-        raise ValueError(
-            "folder and weighting are both given; a run with a weighting cannot be resumed, leave"
-            " one out"
+        advice = "a run with a weighting cannot be resumed, leave one out"
+        raise ValueError(f"folder and weighting are both given; {advice}")
+    if epochs < 1 or (stop_after is not None and stop_after < 1) or not batches:
+        told = (
+            f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {batches} batches"
         )
-    if epochs < 1 or (stop_after is not None and stop_after < 1) or not len(train_loader):
-        raise ValueError(
-            f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {len(train_loader)}"
-            " batches; expected at least one of each"
-        )
+        raise ValueError(f"{told}; expected at least one of each")
     if count > 1 and not isinstance(getattr(train_loader, "sampler", None), DistributedSampler):
+        told = f"there are {count} processes, and train_loader has no DistributedSampler"
         raise ValueError(
-            f"there are {count} processes, and train_loader has no DistributedSampler; each would"
-            " train on every picture. Build it with recipes.loaders"
+            f"{told}; each would train on every picture. Build it with recipes.loaders"
         )
     if count > 1 and weighting is not None:
-        raise ValueError(
-            f"weighting is {type(weighting).__name__}; several processes expect the plain sum,"
-            " leave it out"
-        )
+        told = f"weighting is {type(weighting).__name__}; several processes expect the plain sum"
+        raise ValueError(f"{told}, leave it out")
     return weighting or PlainSum()
 
 
-def _optimizer(model, weighting, settings: dict, options: Options, device: torch.device):
-    learning_rate, steps = settings["learning_rate"], settings["steps"]
+def _losses(model: nn.Module, loss: FusionLoss, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return loss(model(batch["image"]), batch)
+
+
+def _optimizer(model, weighting: PlainSum, learning_rate: float, steps: int, options: Options):
+    device = next(model.parameters()).device
     groups = parameter_groups(model, learning_rate, options.encoder_factor)
     if learned := weighting.learned(device):
         groups.append({"params": learned, "lr": learning_rate, "weight_decay": 0.0})
@@ -194,14 +193,13 @@ def _optimizer(model, weighting, settings: dict, options: Options, device: torch
     return optimizer, OneCycleLR(optimizer, max_lr=rates, total_steps=steps)
 
 
-def _settings(options: Options, loss: nn.Module, train_loader, val_loader) -> dict[str, Any]:
+def _settings(options: Options, loss: FusionLoss, train_loader, val_loader) -> dict[str, Any]:
     """What decides a run's result, besides its main arguments and the initial weights."""
     size = getattr(train_loader, "batch_size", None)
+    decisive = ("weight_decay", "gradient_clip", "encoder_factor")
     return {
         "train_batch_size": size and size * processes.rank_and_count()[1],
-        "weight_decay": options.weight_decay,
-        "gradient_clip": options.gradient_clip,
-        "encoder_factor": options.encoder_factor,
+        **{name: getattr(options, name) for name in decisive},
         "task_weights": loss.task_weights,
         "class_weights": {name: buffer.tolist() for name, buffer in loss.named_buffers()},
         **fingerprint("train", train_loader, seed_everything),
@@ -238,12 +236,9 @@ def validate(
     totals = {task: processes.add_up(both) for task, both in sums.items()}
     means = {task: total / number.clamp(min=1e-12) for task, (total, number) in totals.items()}
     losses = {"total": loss.total(means), **means}
+    found = {f"val_{name}": value.item() for name, value in losses.items()}
     mious = {f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()}
-    return {
-        **{f"val_{name}": value.item() for name, value in losses.items()},
-        **mious,
-        "val_score": sum(mious.values()) / len(mious),
-    }
+    return {**found, **mious, "val_score": sum(mious.values()) / len(mious)}
 
 
 def _exact(device: torch.device) -> torch.dtype:

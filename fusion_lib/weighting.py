@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class PlainSum:
 class LossWeighting(PlainSum):
     """Weigh the tasks' losses by a scalarizer of torchjd."""
 
-    def __init__(self, scalarizer: nn.Module):
+    def __init__(self, scalarizer: Any):
         self.scalarizer = scalarizer
 
     def learned(self, device):

@@ -57,13 +57,11 @@ def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict[str, Any]]:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise ValueError(
-            f"{path.name} is no whole safetensors file ({error}); pickles are refused, a file cut"
-            " short must be fetched or trained again"
-        ) from error
+        advice = "pickles are refused, a file cut short must be fetched or trained again"
+        raise ValueError(f"{path.name} is no whole safetensors file ({error}); {advice}") from error
     if "config" not in metadata:
         raise ValueError(
-            f"{path.name} has no 'config' in its metadata; write it with save_checkpoint"
+            f"{path.name} has no 'config' in its metadata; write it by save_checkpoint"
         )
     refuse_newer(path, metadata.get("version", "1"))
     if metadata.get("sha256", digest := _digest(state)) != digest:  # older files have none
@@ -77,20 +75,16 @@ def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict[str, Any]]:
         model = _built(config, {name: tensor.shape for name, tensor in state.items()})
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{path.name}: its weights do not fit its configuration {metadata['config']}, or that"
-            f" is none: {error}"
-        ) from error
+        told = f"{path.name}: its weights do not fit its configuration {metadata['config']}"
+        raise ValueError(f"{told}, or that is none: {error}") from error
     return model.eval(), facts
 
 
 def refuse_newer(path: Path, version: int | str) -> None:
     """Raise ValueError for a file of a version that is to come, or of none."""
     if not str(version).isdecimal() or int(version) > VERSION:
-        raise ValueError(
-            f"{path.name} was written by a newer fusion_lib (format {version}, this one reads up to"
-            f" {VERSION}); update fusion_lib"
-        )
+        told = f"{path.name} was written by a newer fusion_lib (format {version}"
+        raise ValueError(f"{told}, this one reads up to {VERSION}); update fusion_lib")
 
 
 def _built(config: dict, shapes: dict[str, torch.Size]) -> FusionModel:

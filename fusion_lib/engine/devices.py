@@ -12,8 +12,7 @@ from torch import Tensor, nn
 def choose_device(name: str = "auto") -> torch.device:
     """CUDA where there is one, else Apple's MPS, else the CPU; or the one named.
 
-    Raises:
-        ValueError: the named device is not on this machine.
+    Raises: ValueError, the named device is not on this machine.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     present = [device for device, is_there in {**there, "cpu": True}.items() if is_there]
@@ -24,10 +23,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Plain tensors on the device; the image channels-last, in which convolutions run faster."""
-    batch = {
-        key: value.as_subclass(Tensor).to(device, non_blocking=True) for key, value in batch.items()
-    }
-    return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
+    plain = {name: values.as_subclass(Tensor) for name, values in batch.items()}
+    moved = {name: values.to(device, non_blocking=True) for name, values in plain.items()}
+    return {**moved, "image": moved["image"].contiguous(memory_format=torch.channels_last)}
 
 
 def half_precision(device: torch.device) -> torch.dtype:
@@ -40,19 +38,15 @@ def mixed_precision(device: torch.device) -> tuple[torch.autocast, torch.amp.Gra
     """16-bit numbers on CUDA, and a scaler that skips steps whose gradient is not finite; elsewhere
     neither does anything. Only float16 needs another scale than 1."""
     cuda, precision = device.type == "cuda", half_precision(device)
-    search: dict[str, Any] = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
-    if precision == torch.float16:
-        search = {}
-    scaler = torch.amp.GradScaler(device.type, enabled=cuda, **search)
+    fixed = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
+    scale: dict[str, Any] = {} if precision == torch.float16 else fixed
+    scaler = torch.amp.GradScaler(device.type, enabled=cuda, **scale)
     return torch.autocast(device.type, precision, enabled=cuda), scaler
 
 
-def compiled(model: nn.Module, images: Tensor) -> tuple[Callable[[Tensor], Any], str]:
+def compiled(model: nn.Module, images: Tensor) -> tuple[Callable, str]:
     """The model behind `torch.compile`, tried out forward and backward, and ""; or the model as it
-    is, and why.
-
-    Both share their weights. What fails to compile differs between machines: a missing C++
-    compiler, an old GPU.
+    is, and why: what fails to compile differs between machines. Both share their weights.
 
     Args:
         images: (N, 3, H, W) on the model's device, as they will come; another shape compiles once
@@ -76,8 +70,8 @@ def compiled_at_first_call(model: nn.Module) -> Callable[[Tensor], dict[str, Ten
 
     def forward(images: Tensor) -> dict[str, Tensor]:
         if not chosen:
-            model_or_faster, problem = compiled(model, images)
-            chosen.append(model_or_faster)
+            forward, problem = compiled(model, images)
+            chosen.append(forward)
             print(f"not compiled: {problem}" if problem else "compiled")
         return chosen[0](images)
 

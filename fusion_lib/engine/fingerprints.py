@@ -1,104 +1,73 @@
-"""What a loader gives, told apart by a few of its pictures: so that no run goes on with others."""
+"""What a loader gives, told apart by a few of its samples: so that no run goes on with others."""
 
 from __future__ import annotations
 
 import hashlib
-import math
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from fusion_lib.datasets.base import attribute
 from fusion_lib.engine import processes
 
 SAMPLES = 16  # of each loader, evenly spaced
 SAME = 2e-3  # machines resize pictures in [0, 1] a little differently; label maps are exact
 
 
-def fingerprint(split: str, loader, seed) -> dict[str, Any]:
-    """Number of pictures, names of the classes, and what a few samples hold.
+def fingerprint(split: str, loader: Any, seed: Callable[[int], None]) -> dict[str, Any]:
+    """{"<split>_pictures", "<split>_classes", "<split>_labels", "<split>_images"}, for `same`.
 
-    The samples are read from the loader's data set as training reads them, after `seed(number)`,
-    so that masks, pictures, size, crop, light and tau all show. Where a data set draws from a
-    source of chance of its own and never gives the same again, only the shapes count.
-
-    Args:
-        split: begins the names of what is returned.
-        loader: a `DataLoader`, a sequence of batches, or a loader that holds its pictures itself.
-        seed: seeds all sources of chance.
-
-    Returns:
-        {"<split>_pictures", "<split>_classes", "<split>_labels", "<split>_images"}, of
-        simple types, to be compared by `same`.
+    Of a `DataLoader` or a sequence of batches a few samples are read as training reads them, each
+    after `seed(number)`, so that masks, pictures, size, crop, light and tau all show. Where they
+    are drawn from a source of chance of their own, only the shapes count. Of a loader that holds
+    its pictures itself all that it holds counts.
     """
-    count = processes.rank_and_count()[1]
-    dataset = getattr(loader, "dataset", loader)
-    while count > 1 and isinstance(dataset, Subset):  # this process's share
-        dataset = dataset.dataset
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        pictures, few = len(dataset), min(SAMPLES, len(dataset))
-        places = [round(k * (pictures - 1) / max(1, few - 1)) for k in range(few)]
-        samples = [_seeded(dataset, place, seed) for place in places]
-        if samples and _held(_seeded(dataset, places[0], seed)) != _held(samples[0]):
-            samples = [{k: torch.tensor(v.shape) for k, v in _tensors(s).items()} for s in samples]
-    else:
-        pictures, samples = len(loader), [vars(loader)]
-    found = {
-        "pictures": pictures,
-        "classes": _classes(dataset),
-        "labels": [_digest(sample) for sample in samples],
-        "images": [number for sample in samples for number in _projections(sample)],
-    }
+    dataset, classes = getattr(loader, "dataset", loader), None
+    while processes.rank_and_count()[1] > 1 and isinstance(dataset, Subset):
+        dataset = dataset.dataset  # the subset is this process's share
+    with suppress(ValueError):  # no data set of ours
+        classes = list(attribute(dataset, "classes"))
+
+    def read(place: int) -> dict:
+        seed(place)
+        return dataset[place]
+
+    samples = [vars(loader)]
+    if hasattr(dataset, "__getitem__"):
+        places = np.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).round()
+        samples = [read(int(place)) for place in places]
+        if samples and _held([read(0)]) != _held(samples[:1]):
+            samples = [{k: str(getattr(v, "shape", "")) for k, v in s.items()} for s in samples]
+    labels, images = _held(samples)
+    found = {"pictures": len(dataset), "classes": classes, "labels": labels, "images": images}
     return {f"{split}_{name}": value for name, value in found.items()}
 
 
-def same(name: str, one, other) -> bool:
+def same(name: str, one: Any, other: Any) -> bool:
     """Whether two values of one setting are equal; of "..._images", nearly."""
     if not name.endswith("_images") or not one or not other or len(one) != len(other):
         return one == other
-    return all(math.isclose(a, b, abs_tol=SAME) for a, b in zip(one, other))
+    return np.allclose(one, other, rtol=0, atol=SAME)
 
 
-def _seeded(dataset, place: int, seed) -> dict:
-    seed(place)
-    return dataset[place]
-
-
-def _held(sample: dict) -> tuple[str, list[float]]:
-    return _digest(sample), _projections(sample)
-
-
-def _tensors(sample: dict) -> dict[str, Tensor]:
-    return {k: v.as_subclass(Tensor) for k, v in sample.items() if isinstance(v, Tensor)}
-
-
-def _digest(sample: dict) -> str:
-    """Of shapes and whole numbers, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(sample.items()):
+def _held(samples: list[dict]) -> tuple[str, list[float]]:
+    """A hash of names, shapes and whole numbers; the means of the images, the first pixels'
+    weight being 1 and the last ones' 0."""
+    labels, images = hashlib.sha256(), []
+    for name, value in (pair for sample in samples for pair in sorted(sample.items())):
         if isinstance(value, Tensor):
-            exact = not value.is_floating_point()
-            digest.update(f"{name} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes() if exact else b"")
+            labels.update(f"{name} {tuple(value.shape)}".encode())
+            flat = value.as_subclass(Tensor).cpu().flatten()
+            if value.is_floating_point():
+                weighted = flat.double().nan_to_num() * torch.linspace(1, 0, len(flat))
+                images.append(round(weighted.mean().item(), 6))
+            else:
+                labels.update(flat.numpy().tobytes())
         elif isinstance(value, (int, float, str)):
-            digest.update(f"{name} {value}".encode())
-    return digest.hexdigest()[:16]
-
-
-def _projections(sample: dict) -> list[float]:
-    """Of each float tensor its mean, and its mean under weights that fall from 1 to 0."""
-    found = []
-    for _, value in sorted(_tensors(sample).items()):
-        if value.is_floating_point() and value.numel():
-            flat = value.double().nan_to_num().cpu().flatten()
-            found += [flat.mean().item(), (flat * torch.linspace(1, 0, len(flat))).mean().item()]
-    return found
-
-
-def _classes(dataset) -> list[str] | None:
-    while dataset is not None:
-        if names := getattr(dataset, "classes", None):
-            return list(names)
-        dataset = getattr(dataset, "dataset", None)
-    return None
+            labels.update(f"{name} {value}".encode())
+    return labels.hexdigest()[:16], images

@@ -3,12 +3,12 @@ finite. `training.train` calls these; the state itself is kept by `states.Run`."
 
 from __future__ import annotations
 
-import functools
 import io
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -17,56 +17,48 @@ from torch import Tensor
 from fusion_lib.engine import processes
 from fusion_lib.engine.files import write_whole
 
-# What CUDA says when a GPU that was there is gone: a hosted machine took it back, a driver or a
-# card failed.
-LOST_GPU = (
+# What CUDA says when a hosted machine took its GPU back, or a driver or card failed.
+LOST_GPU = re.compile(
     "unspecified launch failure|unknown error|no CUDA-capable device|GPU is lost|"
     r"device\(s\) is/are busy or unavailable|uncorrectable ECC error|"
     "system not yet initialized|driver shutting down"
 )
 
 
-def explains_a_lost_gpu(function: Callable) -> Callable:
-    """Decorates a function whose CUDA error, if it is one of `LOST_GPU`, shall say what to do."""
-
-    @functools.wraps(function)
-    def explained(*arguments, **options):
-        try:
-            return function(*arguments, **options)
-        except RuntimeError as error:
-            if "CUDA error" not in str(error) or not re.search(LOST_GPU, str(error)):
-                raise
-            goes_on = "goes on from its last saved state"
-            kept = goes_on if options.get("folder") else "had no folder, and begins anew"
-            lost = RuntimeError(
-                f"the GPU no longer answers ({str(error).splitlines()[0]}); restart the kernel and"
-                f" run the cells again: the run {kept}, on the CPU if there is no GPU any more"
-            )
-            lost.history = getattr(error, "history", [])  # type: ignore[attr-defined]
-            raise lost from error
-
-    return explained
+@contextmanager
+def explains_a_lost_gpu() -> Iterator[None]:
+    """Within (or in a function that this decorates) an error of `LOST_GPU` says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "CUDA error" not in str(error) or not LOST_GPU.search(str(error)):
+            raise
+        lost = RuntimeError(
+            f"the GPU no longer answers ({str(error).splitlines()[0]}); restart the kernel and run"
+            " the cells again: with a folder, a run goes on from its last state, else anew"
+        )
+        lost.history = getattr(error, "history", [])  # type: ignore[attr-defined]
+        raise lost from error
 
 
 class Interrupts:
-    """While this is entered, Ctrl-C (a notebook's "interrupt") asks for an end at the next good
-    moment; a second ends now.
+    """Within, Ctrl-C (a notebook's "interrupt") asks for an end at the next good moment; a second
+    one ends now.
 
     Of several processes each ends at once: asked at different steps, they would wait for each
     other's saving.
     """
 
     def __enter__(self) -> Interrupts:
-        self.asked = False
+        self.asked, self.before = False, None
         main = threading.current_thread() is threading.main_thread()  # others handle no signals
-        self.ours = main and processes.rank_and_count()[1] == 1
-        if self.ours:
-            self.before = signal.signal(signal.SIGINT, self._ask)
+        if main and processes.rank_and_count()[1] == 1:
+            self.before = signal.signal(signal.SIGINT, self._ask) or signal.default_int_handler
         return self
 
     def __exit__(self, *_) -> None:
-        if self.ours:
-            signal.signal(signal.SIGINT, self.before or signal.default_int_handler)
+        if self.before:
+            signal.signal(signal.SIGINT, self.before)
 
     def _ask(self, *_) -> None:
         if self.asked:
@@ -76,17 +68,16 @@ class Interrupts:
     def end_if_asked(self, when: str) -> None:
         """Raise KeyboardInterrupt if it has been asked for; `when` says where the run stands."""
         if self.asked:
-            raise KeyboardInterrupt(
-                f"ended {when}, as asked; if it had a folder, the same call goes on from here"
-            )
+            goes_on = "with a folder, the same call goes on from here"
+            raise KeyboardInterrupt(f"ended {when}, as asked; {goes_on}")
 
 
 class FiniteSteps:
     """Lets no step be taken on a loss or a gradient that is not finite.
 
     To look at a GPU's numbers is to wait for them, so there 20 batches are looked at together.
-    Until then the device helps itself: from the first fault on, `scale` makes every gradient NaN,
-    and the scaler, which is enabled there, skips their steps.
+    Until then, from the first fault on, `scale` makes every gradient NaN, and the scaler, which is
+    enabled there, skips their steps.
 
     Args:
         scaler: of mixed precision. Where its scale is not 1 it looks for the right one, and a
@@ -106,10 +97,9 @@ class FiniteSteps:
         return self.scaler.scale(loss * self.sound)
 
     def check(self, parts: dict[str, Tensor], norm: Tensor, batch: dict, where: str) -> None:
-        """Before a step, with the parts of the loss and the norm of its gradient; raises as
-        `look`."""
+        """Before a step, with its loss's parts and its gradient's norm; raises as `look`."""
         norm = torch.zeros_like(norm) if self.searches else norm
-        self.unseen.append(({**parts, "gradient": norm}, batch, where))
+        self.unseen.append(({**parts, "gradient": norm}, where, [batch]))
         self.sound = self.sound * (1 + 0 * (parts["total"] + norm))
         if len(self.unseen) >= self.look_every:
             self.look()
@@ -118,18 +108,19 @@ class FiniteSteps:
         """Look at the batches since the last look.
 
         Raises:
-            FloatingPointError: a number is not finite; names the task (or the gradient), the batch
-                and, if its image is not finite, the picture.
+            FloatingPointError: a number is not finite; names the task (or the gradient), the batch,
+                and the pictures in it that are not finite.
         """
-        for values, batch, where in self.unseen:
-            self._require_finite(values, where, [batch])
+        for values, where, batch in self.unseen:
+            self._require_finite(values, where, batch)
         self.unseen = []
         if self.searches and self.scaler.get_scale() < 1e-3:  # halved at every one of many steps
             raise FloatingPointError("no gradient of the last batches was finite; see their images")
 
     def check_scores(self, scores: dict, loader: Iterable[dict], where: str) -> None:
-        """The same for {"val_total", "val_<task>": float, ...} of a validation."""
-        names = [n for n in scores if n.startswith("val_") and "miou" not in n and n != "val_score"]
+        """`look`, then the same for a validation's losses; counts the loader's pictures."""
+        self.look()
+        names = [n for n in scores if re.match("val_(?!miou_|score)", n)]
         losses = {name.removeprefix("val_"): torch.tensor(scores[name]) for name in names}
         self._require_finite(losses, where, loader)
 
@@ -140,25 +131,18 @@ class FiniteSteps:
             return
         tasks = [name for name in bad if name not in ("total", "gradient")] or ["total"]
         what = "gradient" if bad == ["gradient"] else f"loss of task {' and '.join(tasks)}"
-        for number, batch in enumerate(batches):
-            infinite = ~batch["image"].flatten(1).isfinite().all(1)
-            if infinite.any():
-                at = "" if isinstance(batches, list) else f", batch {number}"
-                where += f"{at}, picture {infinite.nonzero().flatten().tolist()}"
-                break
-        kept = self._kept(batch) if isinstance(batches, list) or infinite.any() else ""
+        sound = torch.cat([batch["image"].flatten(1).isfinite().all(1) for batch in batches])
+        pictures = f", picture {(~sound).nonzero().flatten().tolist()}" if not sound.all() else ""
         raise FloatingPointError(
-            f"the {what} is not finite in {where}; lower the learning rate, or look at that batch's"
-            f" image and targets{kept}"
+            f"the {what} is not finite in {where}{pictures}; lower the learning rate, or look at"
+            f" the images and targets{self._kept(batches)}"
         )
 
-    def _kept(self, batch: dict[str, Tensor]) -> str:
-        if self.folder is None:
-            return ""
-        buffer = io.BytesIO()
-        torch.save({name: values.cpu() for name, values in batch.items()}, buffer)
-        try:
-            write_whole(Path(self.folder, "not_finite.pt"), buffer.getvalue())
-        except OSError as error:
-            return f" ({error})"
-        return " (kept as not_finite.pt)"
+    def _kept(self, batches: Iterable[dict]) -> str:
+        with suppress(OSError):  # the disk is full: the error on its way out matters more
+            if self.folder is not None and isinstance(batches, list):
+                buffer = io.BytesIO()
+                torch.save({name: values.cpu() for name, values in batches[0].items()}, buffer)
+                write_whole(Path(self.folder, "not_finite.pt"), buffer.getvalue())
+                return " (kept as not_finite.pt)"
+        return ""

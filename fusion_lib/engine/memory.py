@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -15,10 +15,11 @@ from fusion_lib.engine import processes
 
 
 class Pieces:
-    """Computes the gradient of a batch, and where a GPU's memory does not suffice, in pieces.
+    """Computes the gradient of a batch: at once or, where a GPU's memory does not suffice, in two
+    pieces, four, and so on.
 
-    The pieces are two, or four, and so on. Each is divided by what the whole batch is divided by,
-    so that their gradients add up to the batch's; only batch norm sees the pieces.
+    Each piece is divided by what the whole batch is divided by, so that the gradients add up to the
+    batch's; only batch norm sees the pieces.
 
     Args:
         descend: forward, loss and backward of (piece, whole), which adds to the gradients and
@@ -41,21 +42,21 @@ class Pieces:
         """
         size = len(batch["image"])
         while True:
+            at_once = math.ceil(size / self.count)
             try:
-                return self._sums(batch, math.ceil(size / self.count))
+                return self._sums(batch, at_once)
             except torch.cuda.OutOfMemoryError as error:
                 if 2 * self.count > size or not self.divisible:
-                    raise type(error)(
-                        f"a batch of {size} pictures, {math.ceil(size / self.count)} at a time,"
-                        f" does not fit the GPU's memory ({error}); use smaller pictures, or a"
-                        " smaller batch"
-                    ) from error
+                    told = (
+                        f"a batch of {size} pictures, {at_once} at a time, does not fit the GPU's"
+                    )
+                    advice = "use smaller pictures, or a smaller batch"
+                    raise type(error)(f"{told} memory ({error}); {advice}") from error
             self.count *= 2
             self.forget()
             torch.cuda.empty_cache()
             print(
-                f"out of memory: from now on {size} pictures in {self.count} pieces; their"
-                " gradients add up to the batch's"
+                f"out of memory: from now on {size} pictures in {self.count} pieces, which add up"
             )
 
     def _sums(self, batch: dict[str, Tensor], size: int) -> dict[str, Tensor]:
@@ -66,33 +67,27 @@ class Pieces:
             return ({t: processes.add_up(n.float()) / self.processes for t, n in numbers},)
 
         sums: dict[str, Tensor] = {}
-        for start in range(0, len(batch["image"]), size):
-            piece = {name: values[start : start + size] for name, values in batch.items()}
-            parts = self.descend(piece, whole)
+        for pieces in zip(*(values.split(size) for values in batch.values())):
+            parts = self.descend(dict(zip(batch, pieces)), whole)
             sums = {name: sums.get(name, 0.0) + part.detach() for name, part in parts.items()}
         return sums
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """From now on `peak_memory` is the highest since this call."""
+    """From now on `peak_memory` is the highest since this call (on Linux and GPUs)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with suppress(OSError):  # not Linux, or not allowed: the peak is that of the whole process
+    with suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory(device: torch.device) -> float:
-    """MiB: of the GPU's memory, or of the process (which holds Python and torch too)."""
+    """MiB: of the GPU's memory, or of the process (which holds Python and torch too). Where the
+    system does not state the highest, as on macOS, what is in use now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
     peak = status.read_text().partition("VmHWM:")[2].split() if status.exists() else []
-    if peak:  # Linux; what getrusage says there may be the parent process's
-        return int(peak[0]) / 2**10
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return float("nan")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    now = psutil.Process().memory_info()
+    return int(peak[0]) / 2**10 if peak else getattr(now, "peak_wset", now.rss) / 2**20

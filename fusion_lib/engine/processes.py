@@ -21,10 +21,9 @@ def start() -> torch.device:
     """
     local, cuda = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.is_available()
     if cuda and local >= torch.cuda.device_count():
-        raise RuntimeError(
-            f"LOCAL_RANK is {local}, but there are {torch.cuda.device_count()} GPUs; expected one"
-            f" process a GPU: call torchrun with --nproc-per-node={torch.cuda.device_count()}"
-        )
+        told = f"LOCAL_RANK is {local}, but there are {torch.cuda.device_count()} GPUs"
+        advice = f"call torchrun with --nproc-per-node={torch.cuda.device_count()}"
+        raise RuntimeError(f"{told}; expected one process a GPU: {advice}")
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -34,12 +33,11 @@ def start() -> torch.device:
                 "nccl" if cuda else "gloo", device_id=device if cuda else None
             )
         except (RuntimeError, ValueError) as error:
-            raise RuntimeError(
-                f"the {os.environ.get('WORLD_SIZE')} processes cannot meet at MASTER_ADDR"
-                f" {os.environ.get('MASTER_ADDR')}, MASTER_PORT {os.environ.get('MASTER_PORT')}"
-                f" ({error}); is the port in use? Call torchrun with --standalone to have a free"
-                " one chosen"
-            ) from error
+            names = ("MASTER_ADDR", "MASTER_PORT")
+            there = ", ".join(f"{name} {os.environ.get(name)}" for name in names)
+            told = f"the {os.environ.get('WORLD_SIZE')} processes cannot meet at {there} ({error})"
+            advice = "call torchrun with --standalone, which chooses a free port"
+            raise RuntimeError(f"{told}; is the port in use? If so, {advice}") from error
     return device
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import reduce
 
 import numpy as np
 import torch
@@ -26,8 +27,7 @@ from fusion_lib.transforms import checked_image
 def region_targets(region: Tensor, tau: float) -> Tensor:
     """`targets.region_target` of a batch, on any device.
 
-    Distances count up to 2 tau only, and none beyond can matter: the rim ends at min(tau, half of
-    the largest distance in the region).
+    Distances count up to 2 tau, for the rim ends at min(tau, half of the region's largest).
 
     Shape:
         region: (N, H, W) int64, ids 0..R-1, void -1.
@@ -38,10 +38,9 @@ def region_targets(region: Tensor, tau: float) -> Tensor:
         differs = (region[here] != region[there]) & valid[here] & valid[there]
         boundary[here] |= differs
         boundary[there] |= differs
-    reach = math.ceil(2 * tau)
     squared = torch.where(boundary, 0.0, math.inf)
-    for axis in (1, 2):  # a Euclidean distance is a minimum along columns, then along rows
-        squared = _nearest_along(squared, axis, reach)
+    for _ in ("rows", "columns"):  # a Euclidean distance is a minimum along both in turn
+        squared = _nearest_in_row(squared, math.ceil(2 * tau)).mT
     distance = squared.sqrt().flatten(1)
     ids = (region + 1).flatten(1)  # void is 0
     deepest = torch.zeros(len(ids), ids.shape[1] + 1, device=region.device)
@@ -52,24 +51,19 @@ def region_targets(region: Tensor, tau: float) -> Tensor:
     return torch.where(valid, target, SEMANTIC_VOID)
 
 
-def _nearest_along(squared: Tensor, axis: int, reach: int) -> Tensor:
-    """min over |k| <= reach of squared[.. + k ..] + k^2."""
-    nearest = squared
-    for shift in range(1, min(reach, squared.shape[axis] - 1) + 1):
-        length = squared.shape[axis] - shift
-        far = torch.full_like(squared.narrow(axis, 0, shift), math.inf)
-        before, after = squared.narrow(axis, 0, length), squared.narrow(axis, shift, length)
-        nearest = torch.minimum(nearest, torch.cat([far, before], axis) + shift**2)
-        nearest = torch.minimum(nearest, torch.cat([after, far], axis) + shift**2)
-    return nearest
+def _nearest_in_row(squared: Tensor, reach: int) -> Tensor:
+    """min over |k| <= reach of squared[..., x + k] + k^2."""
+    width, reach = squared.shape[-1], min(reach, squared.shape[-1] - 1)
+    padded = F.pad(squared, (reach, reach), value=math.inf)
+    shifted = (padded[..., reach + k :][..., :width] + k**2 for k in range(-reach, reach + 1))
+    return reduce(torch.minimum, shifted)
 
 
 class ResidentLoader:
     """Shuffled training batches of a data set that is kept on the device.
 
-    A batch is {"image", "semantic", "region_target"} and the data set's further label maps. All are
-    resized to `size` once, when they are read. Draws come from the device's own random state, so a
-    CPU and a GPU draw differently.
+    A batch is {"image", "semantic", "region_target"} and the data set's further label maps, resized
+    to `size` when they are read. A CPU and a GPU draw differently.
 
     Args:
         dataset: gives {"image", "semantic", "region"} and further label maps, without a transform.
@@ -92,9 +86,8 @@ class ResidentLoader:
         light: float = 0.0,
     ):
         if len(dataset) < batch_size:
-            raise ValueError(
-                f"dataset has {len(dataset)} pictures; expected at least one batch of {batch_size}"
-            )
+            expected = f"expected at least one batch of {batch_size}"
+            raise ValueError(f"dataset has {len(dataset)} pictures; {expected}")
         self.batch_size, self.tau = batch_size, tau
         self.smallest_crop, self.light = smallest_crop, light
         self.names = [name for name in dataset[0] if name not in ("image", "region")]
@@ -132,7 +125,6 @@ class ResidentLoader:
         draws = torch.rand(count, 5, device=self.image.device)
         height, width = self.image.shape[2:]
         area = self.smallest_crop + (1 - self.smallest_crop) * draws[:, 0]
-        # of the window, in its own units
         stretch = torch.exp(math.log(0.8) + math.log(1.7 / 0.8) * draws[:, 1]) * height / width
         if self.smallest_crop == 1:
             stretch = torch.ones_like(stretch)

@@ -9,9 +9,9 @@ import time
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,13 +25,13 @@ from fusion_lib.engine.files import write_whole
 from fusion_lib.engine.fingerprints import same
 from fusion_lib.models import FusionModel
 
-LISTS, OTHERS = ("history", "losses", "random"), {"settings": dict, "best": dict, "seconds": float}
+DICTS, LISTS = ("settings", "best"), ("history", "losses", "random")  # in a state, beside the parts
 LOCK_WAIT = 10  # seconds; a loader's workers outlive a killed run by five, and hold its lock
 
 
 class Run:
-    """What a training run must not lose: the parts that step, random states, losses so far,
-    history, best weights.
+    """What a training run must not lose: the parts that step, random states, losses, history and
+    the best weights.
 
     In a folder, `state.pt` is the newest state and `state_before.pt` the one before it, should the
     newest be damaged; `best.safetensors` is the best epoch's model. Of several processes, the first
@@ -44,18 +44,18 @@ class Run:
     """
 
     def __init__(self, folder: str | Path | None, settings: dict, parts: dict):
-        self.folder = None if folder is None else Path(folder)
-        self.settings, self.parts = settings, parts
+        self.folder, self.settings, self.parts = Path(folder or "."), settings, parts
+        self.kept_on_disk = folder is not None
+        self.writes = self.kept_on_disk and processes.rank_and_count()[0] == 0
         self.history: list[dict] = []  # of the epochs that are done
         self.best: dict = {}  # weights of the best epoch; before there is one, of the last state
         self.losses: list[dict[str, Tensor]] = []  # of the batches done in the current epoch
-        self.seconds = 0.0  # spent on the current epoch
-        self._random: list | None = None
-        self._began = time.perf_counter()
-        self._keep: str | None = None  # what the newest state becomes when another is written
+        self._random: list | None = None  # of the batch to go on from
+        self._began = time.perf_counter()  # with the current epoch
+        self._newest_becomes = "state_before.pt"
 
     @contextmanager
-    def kept(self) -> Iterator[Run]:
+    def kept(self) -> Iterator[None]:
         """Within, the folder is this run's alone, and what it holds is resumed. However it ends,
         the model is left in evaluation mode with the best weights (before the first epoch is done,
         those of the last state), and an exception has the history as its attribute `history`.
@@ -66,24 +66,21 @@ class Run:
             ValueError: no state there can be read, or it is another run's: other settings, another
                 model, a newer version. The model is as it was.
         """
-        lock = self._lock()
-        try:
+        with _locked(self.folder) if self.writes else nullcontext():
             self._resume()
-            if len(self.history) < self.settings["epochs"]:
-                self.save()
-            elif processes.rank_and_count()[0] == 0:
-                name = self.folder.name  # type: ignore[union-attr]
-                print(f"folder {name!r} holds this run, finished: nothing is left to train")
             try:
-                yield self
+                if len(self.history) < self.settings["epochs"]:
+                    self.save()
+                elif self.writes:
+                    print(f"folder {self.folder.name!r} holds this run, finished: nothing to train")
+                yield
             except BaseException as error:
                 error.history = self.history  # type: ignore[attr-defined]
                 raise
             finally:
-                self._restore_best()
-        finally:
-            if lock:
-                lock.release()
+                with suppress(RuntimeError):  # a GPU that is gone; the error on its way out says so
+                    self.parts["model"].load_state_dict(self.best)
+                self.parts["model"].eval()
 
     def epochs(self, stop_after: int | None) -> Iterator[int]:
         """Numbers of the epochs that are left, at most so many, with a bar."""
@@ -101,7 +98,6 @@ class Run:
         number, count = processes.rank_and_count()
         if count > 1:
             loader.sampler.set_epoch(len(self.history))
-        self._began = time.perf_counter() - self.seconds
         batches = iter(loader)
         for _ in self.losses:
             next(batches)
@@ -115,28 +111,21 @@ class Run:
         best, and save."""
         better = not self.history or entry["val_score"] > max(e["val_score"] for e in self.history)
         self.history.append(entry | {"seconds": time.perf_counter() - self._began})
-        self.losses, self.seconds, model = [], 0.0, self.parts["model"]
+        self.losses, self._began, model = [], time.perf_counter(), self.parts["model"]
         if better:
             self.best = _weights(model)
-            first = processes.rank_and_count()[0] == 0
-            if self.folder is not None and isinstance(model, FusionModel) and first:
+            if self.writes and isinstance(model, FusionModel):
                 facts = {name: entry[name] for name in ("epoch", "val_score")}
                 save_checkpoint(model, self.folder / "best.safetensors", **facts)
         self.save()
 
     def save(self) -> None:
-        """Write the state as it is now; the last one stays as `state_before.pt`. Every process must
+        """Write the state as it is now; the last one becomes `state_before.pt`. Every process must
         call this."""
         if not self.history:
             self.best = _weights(self.parts["model"])
-        if self.losses:
-            self.seconds = time.perf_counter() - self._began
-        if self.folder is None:
-            return
-        random_states = processes.gather(_random_states())
-        if self._random is not None:  # of a moment that has not come again yet
-            random_states = self._random
-        if processes.rank_and_count()[0] > 0:
+        random_states = processes.gather(_random_states()) if self.kept_on_disk else []
+        if not self.writes:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {
@@ -145,47 +134,26 @@ class Run:
             "history": self.history,
             "best": self.best,
             "losses": [{name: part.cpu() for name, part in parts.items()} for parts in self.losses],
-            "seconds": self.seconds,
-            "random": random_states,
+            "seconds": time.perf_counter() - self._began,
+            "random": self._random or random_states,
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        keep = self.folder / self._keep if self._keep else None
-        write_whole(self.folder / "state.pt", buffer.getvalue(), keep)
-        self._keep = "state_before.pt" if self.history or self.losses else None
-
-    def _lock(self) -> FileLock | None:
-        if self.folder is None or processes.rank_and_count()[0] > 0:
-            return None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / ".lock")
-            lock.acquire(timeout=LOCK_WAIT)
-            for left_over in self.folder.glob("*.part"):  # of a run that was killed as it wrote
-                left_over.unlink()
-            return lock
-        except Timeout:
-            raise RuntimeError(
-                f"another run is at work on folder {self.folder.name!r}; wait until it ends, stop"
-                " it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"cannot write folder {self.folder.name!r} ({error.strerror}); choose another",
-            ) from error
+        before = self.folder / self._newest_becomes
+        write_whole(self.folder / "state.pt", buffer.getvalue(), before)
+        self._newest_becomes = "state_before.pt"
 
     def _resume(self) -> None:
-        """Go on from the newest state that can be used, if there is one: all of it or nothing."""
-        state, path = self._found()
+        """Go on from the newest state that can be read, if there is one: all of it or nothing."""
+        path, state = self._found()
         if not state:
             return
         refuse_newer(path, state["version"])
-        where, advice = f"folder {path.parent.name!r} holds a run", _advice(path)
+        where, advice = f"folder {self.folder.name!r} holds a run", _advice(path)
         theirs, yours = state["settings"], self.settings
         changed = [
             f"{name}: {theirs.get(name)!s:.60}, {yours.get(name)!s:.60}"
-            for name in [*yours, *(theirs.keys() - yours.keys())]
+            for name in yours | theirs
             if not same(name, theirs.get(name), yours.get(name))
         ]
         if changed:
@@ -198,35 +166,50 @@ class Run:
             self._load(before)
             raise ValueError(f"{where} of another model: {error}; {advice}") from error
         self.history, self.best, self.losses = state["history"], state["best"], state["losses"]
-        self.seconds, self._random = state["seconds"], state["random"] if self.losses else None
-        self._began = time.perf_counter() - self.seconds
+        self._random = state["random"] if self.losses else None
+        self._began = time.perf_counter() - state["seconds"]
 
     def _load(self, state: dict) -> None:
         for name, part in self.parts.items():
             if state[name]:  # a scaler that was not needed has none
                 part.load_state_dict(state[name])
 
-    def _found(self) -> tuple[dict, Path]:
-        folder = self.folder or Path()
-        paths = [folder / name for name in ("state.pt", "state_before.pt")]
-        found = [path for path in paths if self.folder is not None and path.exists()]
-        for path in found:
+    def _found(self) -> tuple[Path, dict]:
+        paths = [self.folder / name for name in ("state.pt", "state_before.pt")]
+        paths = [path for path in paths if self.kept_on_disk and path.exists()]
+        for path in paths:
             try:
-                state = _read(path, {*self.parts})
-                self._keep = self._keep or "state_before.pt"
-                return state, path
+                return path, _read(path, {*self.parts})
             except Exception as error:  # of zipfile, pickle, torch
-                problem = f"{path.name} in folder {folder.name!r} cannot be read ({error})"
-                if path == found[-1]:
+                problem = f"{path.name} in folder {self.folder.name!r} cannot be read ({error})"
+                if path == paths[-1]:
                     raise ValueError(f"{problem}; {_advice(path)}") from error
                 warnings.warn(f"{problem}; going on from the state before it", stacklevel=7)
-                self._keep = "state_damaged.pt"
-        return {}, folder
+                self._newest_becomes = "state_damaged.pt"
+        return self.folder, {}
 
-    def _restore_best(self) -> None:
-        with suppress(RuntimeError):  # a GPU that is gone; the error on its way out says so
-            self.parts["model"].load_state_dict(self.best)
-        self.parts["model"].eval()
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Within, no other run may use the folder, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=LOCK_WAIT)
+        lock.acquire()
+        for left_over in folder.glob("*.part"):  # of a run that was killed as it wrote
+            left_over.unlink()
+    except Timeout:
+        advice = "wait until it ends, stop it, or choose another folder"
+        raise RuntimeError(f"another run is at work on folder {folder.name!r}; {advice}") from None
+    except OSError as error:
+        told = f"cannot write folder {folder.name!r} ({error.strerror}); choose another"
+        raise OSError(error.errno, told) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows: not while it is open
+            (folder / ".lock").unlink()
+        lock.release()
 
 
 def _advice(path: Path) -> str:
@@ -240,11 +223,11 @@ def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
 def _read(path: Path, parts: set[str]) -> dict:
     """The state, on the CPU; every byte is checked against the file's own checksums."""
     with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()
-    if damaged:
-        raise ValueError(f"{damaged} is damaged")
+        if damaged := file.testzip():
+            raise ValueError(f"{damaged} is damaged")
     state = torch.load(path, map_location="cpu", weights_only=True)
-    kinds = {"version": int, **dict.fromkeys(LISTS, list), **OTHERS, **dict.fromkeys(parts, dict)}
+    kinds = {"version": int, "seconds": float, **dict.fromkeys((*DICTS, *parts), dict)}
+    kinds |= dict.fromkeys(LISTS, list)
     wrong = [name for name, kind in kinds.items() if not isinstance(state.get(name), kind)]
     if wrong and not state.get("version", 0) > VERSION:
         raise ValueError(f"it lacks {wrong}")
@@ -254,18 +237,15 @@ def _read(path: Path, parts: set[str]) -> dict:
 def _random_states() -> list:
     """Of Python, NumPy, torch and every CUDA device, of types that torch reads without running
     code."""
-    version, numbers, gauss = random.getstate()
-    legacy: Any = np.random.get_state()
-    name, key, *rest = legacy
+    name, key, *rest = cast(tuple, np.random.get_state())
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    python = [version, list(numbers), gauss]
-    return [python, [name, key.tolist(), *rest], torch.get_rng_state(), cuda]
+    return [random.getstate(), [name, key.tolist(), *rest], torch.get_rng_state(), cuda]
 
 
 def _set_random_states(states: list) -> None:
-    (version, numbers, gauss), (name, key, *rest), cpu, cuda = states
-    random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state((name, np.array(key, np.uint32), *rest))
+    python, numpy, cpu, cuda = states
+    random.setstate(python)
+    np.random.set_state(tuple(numpy))
     torch.set_rng_state(cpu)
     if len(cuda) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(cuda)

@@ -119,7 +119,7 @@ class FusionModel(nn.Module):
             raise ValueError(
                 f"images has shape {shape}; expected (N, 3, H, W) with H, W >= 16 and N >= 1"
             )
-        if images.device.type == "cpu" and images.max() > HIGHEST:
+        if images.device.type == "cpu" and HIGHEST < images.max() < float("inf"):
             raise ValueError(
                 f"images has values up to {images.max():.4g}; expected float in [0, 1]: divide"
                 " bytes by 255, and leave the normalisation to the model"

@@ -89,7 +89,6 @@ def test_killed_worker_is_restarted_and_the_run_ends_as_if_undisturbed(tmp_path)
         "state.pt",
         "state_before.pt",
         "best.safetensors",
-        ".lock",
     }
     assert straight_output.count("0/3") == 1  # one bar, the first process's
 

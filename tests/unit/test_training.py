@@ -287,7 +287,7 @@ def test_train_forgets_the_peak_of_what_was_before(monkeypatch):
 
 
 def test_a_system_that_does_not_state_the_peak_is_no_hindrance(monkeypatch):
-    monkeypatch.setattr(Path, "read_text", lambda self: "Name: python\nVmRSS: 5 kB\n")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "Name: python\nVmRSS: 5 kB\n")
     assert run(epochs=1)[1][0]["memory_mib"] > 20
 
 
@@ -716,7 +716,7 @@ def test_validation_picture_that_is_not_finite_is_named():
     bad[2]["image"][1, 2, 3] = math.nan
     loaders = DataLoader(tiny_samples(6), 2), DataLoader(bad, 2)
     with pytest.raises(
-        FloatingPointError, match=r"in the validation after epoch 0, batch 1, picture \[0\]; "
+        FloatingPointError, match=r"in the validation after epoch 0, picture \[2\]; "
     ):
         run(model := tiny_model(), loaders=loaders)
     assert not model.training
