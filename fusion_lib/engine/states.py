@@ -194,8 +194,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Within, no other run may use the folder, which is made if it is not there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=LOCK_WAIT)
-        lock.acquire()
+        lock = FileLock(folder / ".lock", timeout=LOCK_WAIT).acquire()
         for left_over in folder.glob("*.part"):  # of a run that was killed as it wrote
             left_over.unlink()
     except Timeout:
@@ -204,12 +203,8 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         told = f"cannot write folder {folder.name!r} ({error.strerror}); choose another"
         raise OSError(error.errno, told) from error
-    try:
+    with lock:  # its file stays: removing it would let a third run in beside one that waits
         yield
-    finally:
-        with suppress(OSError):  # Windows: not while it is open
-            (folder / ".lock").unlink()
-        lock.release()
 
 
 def _advice(path: Path) -> str:
