@@ -44,12 +44,9 @@ print(time.perf_counter() - began, peak)
 
 
 def report(device: torch.device, steps: int, batch_size: int) -> dict:
-    """Everything that is measured of training on a device, for pictures of 240 x 320, ready for
-    JSON; `lines` puts it in words."""
-    size = (240, 320)
-    paths = zip(
-        ("loader on the CPU", "data on the device"), speed.loaders(device, size, batch_size)
-    )
+    """What is measured of training on pictures of 240 x 320, ready for JSON; see `lines`."""
+    size, names = (240, 320), ("loader on the CPU", "data on the device")
+    paths = zip(names, speed.loaders(device, size, batch_size))
     pair = speed.network_rates(device, _fused_and_two(), (batch_size, 3, *size))
     return {
         "torch": torch.__version__,
@@ -83,14 +80,11 @@ def lines(name: str, measured: dict) -> list[str]:
     reached = rates[speed.SWITCHES[-2]]  # the step whose needs were counted
     for kind, unit in (("operations", "G operations"), ("bytes", "GB")):
         need, limit = measured["needs"][kind], measured["limits"][kind]
-        text.append(
-            f"{need / 1e9:.2f} {unit} a picture; the device does {limit / 1e9:.0f} {unit} a second,"
-            f" enough for {limit / need:.0f} pictures; reached: {reached * need / limit:.0%}"
-        )
-    text.append(
-        "decoders behind the same encoder, photographs of 256 x 320, forward and backward (own"
-        " decoders: both tasks):"
-    )
+        device = f"the device does {limit / 1e9:.0f} {unit} a second"
+        share = f"enough for {limit / need:.0f} pictures; reached: {reached * need / limit:.0%}"
+        text.append(f"{need / 1e9:.2f} {unit} a picture; {device}, {share}")
+    behind = "decoders behind the same encoder, photographs of 256 x 320, forward and backward"
+    text.append(f"{behind} (own decoders: both tasks):")
     for network, rate in beside.items():
         text.append(f"{network:20} {_rate(rate, beside['semantic only'], 'semantic only')}")
     return text
@@ -156,10 +150,8 @@ def everything() -> None:
     for name, backward in (("training step", True), ("prediction", False)):
         rates = speed.network_rates(cpu, both, (8, 3, 64, 64), backward)
         fused, two = (8e3 / rate for rate in rates.values())
-        print(
-            f"{name}, 8 scenes: fused {fused:.1f} ms, two networks {two:.1f} ms, ratio"
-            f" {fused / two:.2f}"
-        )
+        times = f"fused {fused:.1f} ms, two networks {two:.1f} ms, ratio {fused / two:.2f}"
+        print(f"{name}, 8 scenes: {times}")
     design = recipes.PHOTOGRAPHS_FUSED.model | {"pretrained": False}
     own = models.FusionModel(recipes.TASKS, **design)
     apart = models.TwoNetworks(recipes.TASKS, **design | {"sharing": "hard"})

@@ -1,10 +1,9 @@
 """What a trained model meets outside its training pictures: other light, another viewpoint, things
 half hidden, noise.
 
-`CHANGES` declares every change with its severities; severity 0 changes nothing. Scenes are rendered
-again where the generator has a knob for it, so that the same scene appears under the change with
-labels that stay exact. Photographs can only be changed pixel by pixel. A picture keeps what was
-drawn for it (the place of a shadow, the tint of a cast) at all severities: only the strength grows.
+Scenes are rendered again where the generator has a knob for it, with labels that stay exact.
+Photographs can only be changed pixel by pixel. A picture keeps what was drawn for it (the place of
+a shadow, the tint of a cast) at all severities: only the strength grows.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from fusion_lib import evaluation, scenes
+from fusion_lib import checks, evaluation, scenes
 from fusion_lib.datasets import Scenes, SegmentationDataset
 from fusion_lib.prediction import predict
 from fusion_lib.regions import fuse, has_regions
@@ -33,16 +32,15 @@ MEASURED = {
 
 @dataclass(frozen=True)
 class Change:
-    """A change and its severities: one value each, of which the first changes nothing.
+    """A change and its severities.
 
-    `pixels` makes of an image (H, W, 3) float from 0 to 255, a value and a random generator another
-    image; None where only scenes can change. `scene` makes of a scene, a value and a generator what
-    `scenes.render` returns; None where scenes are changed by `pixels` too.
+    `pixels` makes another image of an image (H, W, 3) float from 0 to 255, `scene` makes of a scene
+    what `scenes.render` returns; scenes without it are changed by `pixels`, too.
     """
 
     name: str  # one word
     unit: str  # what the values say
-    values: tuple[float, ...]
+    values: tuple[float, ...]  # one a severity; the first changes nothing
     pixels: Callable[[np.ndarray, float, np.random.Generator], np.ndarray] | None = None
     scene: Callable[[scenes.Scene, float, np.random.Generator], tuple] | None = None
 
@@ -62,21 +60,16 @@ class Changed(SegmentationDataset):
 
     def __init__(self, dataset, split: str, change: str, severity: int, pictures=None):
         super().__init__()
-        if change not in CHANGES:
-            raise ValueError(f"change is {change!r}; expected one of {list(CHANGES)}")
+        checks.expect(change in CHANGES, "change", change, f"one of {list(CHANGES)}")
         self.change, self.base = CHANGES[change], dataset(split)
         last, count = len(self.change.values) - 1, len(self.base)
-        if severity not in range(last + 1):
-            raise ValueError(f"severity is {severity!r}; expected 0 to {last}")
+        checks.expect(severity in range(last + 1), "severity", severity, f"0 to {last}")
         pictures = count if pictures is None else pictures
-        if not 1 <= pictures <= count:
-            raise ValueError(f"pictures is {pictures}; expected 1 to {count}")
+        checks.expect(1 <= pictures <= count, "pictures", pictures, f"1 to {count}")
         self.seeds = scenes.SPLITS[split] if isinstance(self.base, Scenes) else None
         if self.seeds is None and self.change.pixels is None:
-            raise ValueError(
-                f"change is {change!r}, which only scenes can undergo; expected one of"
-                f" {PIXEL_CHANGES}"
-            )
+            refused = f"change is {change!r}, which only scenes can undergo"
+            raise ValueError(f"{refused}; expected one of {PIXEL_CHANGES}")
         self.classes, self.further_classes = self.base.classes, self.base.further_classes
         self.value = self.change.values[severity]
         self.indices = np.linspace(0, count - 1, pictures).round().astype(int).tolist()
@@ -146,8 +139,7 @@ def _shadow(image, value, chance):
 
 
 def _cast(image, value, chance):
-    """Factors on red, green and blue whose logarithms sum to 0, around a tint on the colour
-    circle."""
+    """Factors on the colours whose logarithms sum to 0, around a tint on the colour circle."""
     tint = 2 * np.pi * (chance.random() + np.arange(3) / 3)
     return image * np.exp(value * np.cos(tint))
 
@@ -161,12 +153,9 @@ def _blur(image, value, chance):
 
 
 def _covered(scene, share, chance):
-    """Hide a share of every thing's visible pixels behind a patch that comes from one side.
-
-    A patch is a part of the box around its thing and spares other things, so that each loses just
-    its share. It has no class, and nobody can know what is behind it: both label maps are void
-    there. What is left of the regions is connected and not tiny, as from `scenes.render`.
-    """
+    """Hide a share of every thing's visible pixels behind a patch that comes from one side: a part
+    of the box around its thing that spares other things. Both label maps are void there. What is
+    left of the regions is connected and not tiny, as from `scenes.render`."""
     image, semantic, region = scenes.render(scene)
     covered, painted = np.zeros(region.shape, bool), image.astype(float)
     thing = np.isin(semantic, scenes.THINGS)
@@ -220,21 +209,16 @@ def border_errors(truth_region, truth_semantic, prediction, edges=BORDER_EDGES):
     """How many pixels lie at what distance from a border of the true regions, and how many of them
     have a wrong class.
 
-    A pixel's distance is the Euclidean one to the nearest pixel of `targets.boundary_mask`, in
-    pixels: 0 on a border, infinite in a picture without one. Bin k holds edges[k] <= distance <
-    edges[k + 1], the last bin its upper end too.
+    The distance is the Euclidean one to the nearest pixel of `targets.boundary_mask`, infinite in a
+    picture without one. Bin k holds edges[k] <= distance < edges[k + 1], the last its end too.
 
     Args: true region map, true and predicted semantic map, each (H, W) integer; edges (K + 1,),
         growing.
-    Returns: all pixels and wrong ones, each (K,) int64, to be summed over pictures; semantic void
-        is left out.
+    Returns: all pixels and wrong ones but the void, each (K,) int64, to be summed over pictures.
     Raises: ValueError: the shapes differ, or edges do not grow.
     """
     region, truth, prediction = map(np.asarray, (truth_region, truth_semantic, prediction))
-    if not region.shape == truth.shape == prediction.shape:
-        raise ValueError(
-            f"shapes are {region.shape}, {truth.shape} and {prediction.shape}; expected equal ones"
-        )
+    checks.same_shape(truth_region=region, truth_semantic=truth, prediction=prediction)
     boundary = boundary_mask(region)
     distance = np.full(boundary.shape, np.inf)
     if boundary.any():
@@ -264,8 +248,7 @@ def border_curves(model, dataset, decoding: dict, size=None) -> dict[str, list[i
 def curves(model, dataset, decoding: dict, size=None, changes=CHANGES, pictures=None) -> dict:
     """Both tasks' main metrics at every severity of every change, on test pictures.
 
-    Args: model, decoding, size as in `evaluation.evaluate`; dataset, pictures as in `Changed`;
-        changes, names in `CHANGES`, for photographs `PIXEL_CHANGES`.
+    Args: as in `evaluation.evaluate` and `Changed`; changes, for photographs `PIXEL_CHANGES`.
     Returns: {"miou_CHANGE", "miou_fused_CHANGE", "covering_CHANGE": one number a severity}, as far
         as the model's tasks go.
     """

@@ -1,9 +1,5 @@
 """The declared experiments behind notebooks 06 to 10, their stored rows, and the command that makes
-the missing ones; interrupt it and call it again as you like.
-
-    python -m fusion_lib.lab.experiments --list
-    python -m fusion_lib.lab.experiments NAME
-"""
+the missing ones (interrupt it as you like): python -m fusion_lib.lab.experiments --list, or NAME"""
 
 from __future__ import annotations
 
@@ -15,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fusion_lib import checks
 from fusion_lib.engine.files import data_folder
 from fusion_lib.lab import changes, measures, rivals, runner
 from fusion_lib.lab.measures import STARTS, VALIDATION
@@ -37,9 +34,12 @@ ALPHAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 BEST_START = "discriminative"  # in `transfer_tuning`, single and fused
 FEW = (0.05, 0.1, 0.25, 0.5)  # shares of the photographs
 PAIR = ("own decoders", "semantic only")  # fused and single, on small photographs
+SINGLE_AND_OWN = (*COMPARED[:2], "own decoders")
+FOLDS, TWO_STARTS = (0, 1, 2, 3, 4), (BEST_START, "scratch")
 OTHER_TASKS = ("region only", "surfaces only", "three tasks")
 # Epochs that take equally long on one thread of a CPU: "time_ratio" in the rows of `rivals`.
 EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 9, "FPN": 12, "LRASPP": 14}
+PARTLY = (0.1, 0.05, 0.25, 0.5, 1.0)  # shares of the semantic labels
 CURVES = tuple(f"{metric}_{change}" for metric in changes.MEASURED for change in changes.CHANGES)
 
 
@@ -63,7 +63,7 @@ def _experiment(about, runs, measure, measured, settings=measures.settings) -> E
 _tuning = partial(_experiment, measure=measures.validation_scores, measured=VALIDATION)
 _test = partial(_experiment, measure=measures.full_test_scores, measured=tuple(measures.TEST))
 _main = partial(_experiment, measure=measures.main_test_scores, measured=tuple(measures.MAIN))
-_photographs = partial(_grid, data="photographs")
+_scenes, _photographs = partial(_grid, data="scenes"), partial(_grid, data="photographs")
 EXPERIMENTS = {
     "tuning": _tuning(
         "Learning rates tried out on validation scenes, the same number for every model.",
@@ -89,11 +89,7 @@ EXPERIMENTS = {
     "full_resolution": _test(
         "Photographs at their own size, five folds, single and fused. For a GPU.",
         _small(
-            data="whole photographs",
-            epochs=22,
-            fold=(0, 1, 2, 3, 4),
-            start=(BEST_START, "scratch"),
-            model=("semantic only", "region only", "own decoders"),
+            data="whole photographs", epochs=22, fold=FOLDS, start=TWO_STARTS, model=SINGLE_AND_OWN
         ),
     ),
     "rivals_tuning": _tuning(
@@ -114,8 +110,8 @@ EXPERIMENTS = {
     ),
     "folds": _main(
         "As `transfer`, folds 1 to 4: two starts, single and fused.",
-        _small(start=("scratch", BEST_START), model=PAIR, fold=(1, 2, 3, 4))
-        + _small(start=BEST_START, model="region only", fold=(1, 2, 3, 4)),
+        _small(start=TWO_STARTS[::-1], model=PAIR, fold=FOLDS[1:])
+        + _small(start=BEST_START, model="region only", fold=FOLDS[1:]),
     ),
     "surfaces": _main(
         "As `transfer`: the surfaces as a third task, and alone.",
@@ -150,12 +146,7 @@ EXPERIMENTS = {
     ),
     "labels": _test(
         "A share of the semantic labels, all region labels; scenes, three seeds each.",
-        _grid(
-            epochs=30,
-            seed=SEEDS,
-            labels=(0.1, 0.05, 0.25, 0.5, 1.0),
-            model=("semantic only", FUSED),
-        )
+        _grid(epochs=30, seed=SEEDS, labels=PARTLY, model=("semantic only", FUSED))
         + _grid(epochs=SHORT, seed=0, labels=0.1, model=FUSED),
     ),
     "weighting": _test(
@@ -171,12 +162,10 @@ EXPERIMENTS = {
     ),
     "robustness": _experiment(
         "Single and fused, trained with and without changes of the light, tested under many.",
-        _grid(
-            data="scenes", epochs=30, seed=SEEDS, light=(0.2, 0.0), beta=1.0, model=SINGLE_AND_FUSED
-        )
+        _scenes(epochs=30, seed=SEEDS, light=(0.2, 0.0), beta=1.0, model=SINGLE_AND_FUSED)
         + _photographs(epochs=16, seed=SEEDS, light=0.3, beta=1.0, model=COMPARED[:2])
         + _photographs(epochs=16, seed=SEEDS, light=0.3, beta=2.0, model="own blocks")
-        + _grid(data="scenes", epochs=SHORT, seed=0, light=0.2, beta=1.0, model=FUSED),
+        + _scenes(epochs=SHORT, seed=0, light=0.2, beta=1.0, model=FUSED),
         measures.scores_under_changes,
         (*CURVES, "border_pixels", "border_wrong", "border_wrong_fused"),
         measures.settings_and_changes,
@@ -186,9 +175,8 @@ EXPERIMENTS = {
 
 def results(name: str) -> pd.DataFrame:
     """The stored rows of a declared experiment, in the declared order: one row a run, numbers as
-    float, series as lists, NaN or None where not measured.
-
-    Rows that cannot be used are left out, with a warning that names their lines.
+    float, series as lists, NaN or None where not measured. Of rows that cannot be used a warning
+    names the lines.
 
     Raises:
         ValueError: unknown experiment, or a results file of another version of it.
@@ -203,39 +191,26 @@ def results(name: str) -> pd.DataFrame:
 
 def again(name: str, **which) -> tuple[dict, dict]:
     """Make one stored row again, leaving the file alone; returns the row and the new numbers.
-
-    Args: which, entries that tell the run, for example epochs=3.
-
-    Raises:
-        ValueError: no stored row, or more than one, belongs to such a run.
-    """
+    Raises ValueError unless just one row belongs to a run with the entries `which`, for example
+    epochs=3."""
     table = _table(name)
-    found = [
-        key
-        for key, run in table.declared.items()
-        if key in table.rows and which.items() <= run.items()
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"which is {which}; expected to tell one stored row of {name!r} by"
-            f" {list(table.experiment.runs[0])}, it tells {len(found)}"
-        )
-    return table.rows[found[0]], table.experiment.measure(table.declared[found[0]], None)
+    runs = {key: run for key, run in table.declared.items() if which.items() <= run.items()}
+    found = [key for key in runs if key in table.rows]
+    expected = f"to tell one stored row of {name!r} by {list(table.experiment.runs[0])}"
+    checks.expect(len(found) == 1, "which", which, f"{expected}, it tells {len(found)}")
+    return table.rows[found[0]], table.experiment.measure(runs[found[0]], None)
 
 
 def _table(name: str) -> Table:
     path = _path(name)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"name is {name!r}, which has no results yet; call: python -m"
-            f" fusion_lib.lab.experiments {name}"
-        )
+        command = f"python -m fusion_lib.lab.experiments {name}"
+        raise FileNotFoundError(f"name is {name!r}, which has no results yet; call: {command}")
     return Table(EXPERIMENTS[name], path)
 
 
 def _path(name: str) -> Path:
-    if name not in EXPERIMENTS:
-        raise ValueError(f"experiment is {name!r}; expected one of: {', '.join(EXPERIMENTS)}")
+    checks.expect(name in EXPERIMENTS, "experiment", name, f"one of: {', '.join(EXPERIMENTS)}")
     return data_folder() / "results" / f"{name}.csv"
 
 
@@ -246,10 +221,8 @@ def main(arguments: list[str]) -> int:
             print(f"{name}: {experiment.about} {len(experiment.runs)} runs")
         return 0
     try:
-        if len(arguments) != 1:
-            raise ValueError(
-                f"arguments are {arguments}; expected the name of one experiment, or --list"
-            )
+        one = len(arguments) == 1
+        checks.expect(one, "NAME", arguments, "the name of one experiment, or --list")
         path = _path(arguments[0])
         runner.make_missing(EXPERIMENTS[path.stem], path, runner.ROOT / "build" / "experiments")
     except (ValueError, RuntimeError) as error:

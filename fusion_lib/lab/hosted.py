@@ -4,8 +4,7 @@
 
 The address stands in pyproject.toml. From there it gets into the set-up cell of every notebook and,
 as badges that open the notebook on Colab, Kaggle and Binder, below the titles of notebooks and
-README. Outputs and execution counts stay. REPO=OWNER/REPOSITORY takes the name back: then no badge
-is shown, since it would lead nowhere, and the set-up cell asks for a wheel (`make wheel`).
+README. OWNER/REPOSITORY takes the name back: no badge, and the set-up cell asks for a wheel.
 """
 
 from __future__ import annotations
@@ -33,33 +32,25 @@ SOURCE
 if not has("fusion_lib"): get_ipython().run_line_magic("pip", f"install -q --no-deps {max(wheel)}")
 from fusion_lib.lab import hosted; hosted.start()  # the runtime's torch and numpy stay"""
 WITH_ADDRESS = 'wheel = wheel or ["git+{address}"]'
-WITHOUT_ADDRESS = (
-    'assert wheel or has("fusion_lib"), "put fusion_lib-*.whl here (make wheel), or run make lab"'
-)
+ASKED = "put fusion_lib-*.whl here (make wheel), or run make lab"
+WITHOUT_ADDRESS = f'assert wheel or has("fusion_lib"), "{ASKED}"'
 FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # on Colab, in JupyterLab
 
 # Markdown of the badges. HEAD is the default branch, whatever its name.
 COLAB, KAGGLE = "https://colab.research.google.com", "https://kaggle.com"
 BINDER = "https://mybinder.org"
-BADGES = (
-    f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]"
-    f"({COLAB}/github/{{name}}/blob/HEAD/{{path}})"
-    f" [![Open in Kaggle]({KAGGLE}/static/images/open-in-kaggle.svg)]"
-    f"({KAGGLE}/kernels/welcome?src=https://github.com/{{name}}/blob/HEAD/{{path}})"
-    f" [![Open in Binder]({BINDER}/badge_logo.svg)]({BINDER}/v2/gh/{{name}}/HEAD?labpath={{path}})"
-)
+BADGES = f"""\
+[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{{name}}/blob/HEAD/{{path}}) \
+[![Open in Kaggle]({KAGGLE}/static/images/open-in-kaggle.svg)]\
+({KAGGLE}/kernels/welcome?src=https://github.com/{{name}}/blob/HEAD/{{path}}) \
+[![Open in Binder]({BINDER}/badge_logo.svg)]({BINDER}/v2/gh/{{name}}/HEAD?labpath={{path}})"""
 BADGE_LINE = re.compile(r"^\[!\[Open in .*$", re.MULTILINE)
 
 
 def start() -> None:
     """The set-up cell's end: install what fusion_lib needs and the runtime lacks, let figures carry
-    their summaries, and say what the runtime is.
-
-    pip refuses to install what would replace torch, torchvision or numpy.
-
-    Raises:
-        ModuleNotFoundError: pip refused or failed; the message ends with its own.
-    """
+    their summaries, and say what the runtime is. Raises ModuleNotFoundError with pip's own message
+    where it failed, or refused to replace torch, torchvision or numpy."""
     from packaging.requirements import Requirement  # comes with the kernel; `make colab` has none
 
     try:
@@ -67,12 +58,9 @@ def start() -> None:
     except metadata.PackageNotFoundError:  # a clone's folder on the path
         needed = []
     needed = [r for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
-    there = {name: _version(name) for name in (*KEPT, *(r.name for r in needed))}
-    lacking = [
-        str(r) for r in needed if not (there[r.name] and r.specifier.contains(there[r.name], True))
-    ]
+    lacking = [str(r) for r in needed if not _fits(r)]
     if lacking:
-        keep = [f"{name}=={there[name]}" for name in KEPT if there[name]]
+        keep = [f"{name}=={_version(name)}" for name in KEPT if _version(name)]
         command = [sys.executable, "-m", "pip", "install", "-q", *keep, *map(str, needed)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -95,12 +83,14 @@ def _version(name: str) -> str:
         return ""
 
 
-def address(root: Path = ROOT) -> str:
-    """The repository's address, which stands once, in pyproject.toml.
+def _fits(requirement) -> bool:
+    version = _version(requirement.name)
+    return bool(version) and requirement.specifier.contains(version, prereleases=True)
 
-    Raises:
-        ValueError: it does not stand there once, on a line of its own.
-    """
+
+def address(root: Path = ROOT) -> str:
+    """The repository's address. Raises ValueError unless it stands in pyproject.toml once, on a
+    line of its own."""
     found = ADDRESS.findall((root / "pyproject.toml").read_text(encoding="utf-8"))
     if len(found) != 1:
         raise ValueError(f'pyproject.toml has {len(found)} lines Repository = "..."; expected one')
@@ -128,17 +118,11 @@ def with_badges(text: str, line: str) -> str:
 
 
 def set_up(notebook: dict, address: str, path: str) -> None:
-    """Give a notebook (as JSON) its set-up cell, folded, and its badges; all else stays.
-
-    Raises:
-        ValueError: it does not begin with a title and a set-up cell.
-    """
+    """Give a notebook (as JSON) its set-up cell, folded, and its badges; all else stays. Raises
+    ValueError where it does not begin with a title and a set-up cell."""
     first, second = notebook["cells"][:2]
     if first["cell_type"] != "markdown" or "find_spec" not in "".join(second["source"]):
-        raise ValueError(
-            f"{path} does not begin with a title and the set-up cell; give it both, see"
-            " fusion_lib/lab/hosted.py"
-        )
+        raise ValueError(f"{path} does not begin with a title and the set-up cell; give it both")
     title = with_badges("".join(first["source"]), badges(address, path))
     first["source"] = title.splitlines(keepends=True)
     second["source"] = setup_cell(address).splitlines(keepends=True)
@@ -146,16 +130,11 @@ def set_up(notebook: dict, address: str, path: str) -> None:
 
 
 def name_repository(name: str, root: Path = ROOT) -> list[str]:
-    """Name the repository in a clone of the project; returns the files that changed.
-
-    Raises:
-        ValueError: `name` is not owner/name, or a file is not as it should be; then nothing was
-            written.
-    """
+    """Name the repository in a clone of the project; returns the files that changed. Raises
+    ValueError, with nothing written, where the name or a file is not as it should be."""
     if not NAME.fullmatch(name):
-        raise ValueError(
-            f"REPO is {name!r}; expected owner/name, as in https://github.com/owner/name"
-        )
+        expected = "owner/name, as in https://github.com/owner/name"
+        raise ValueError(f"REPO is {name!r}; expected {expected}")
     now = f"https://github.com/{name}"
     pyproject, readme = root / "pyproject.toml", root / "README.md"
     address(root)  # stands there once

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
-import torch
 from nbconvert import HTMLExporter
+from skimage.data import rocket
 from torchvision.transforms import v2
 
 from fusion_lib import datasets, plots, tuning
 from fusion_lib.engine import checkpoints, files
-from fusion_lib.lab import experiments, measures, notebooks, recipes, scoreboard
+from fusion_lib.lab import experiments, measures, notebooks, recipes, tables
 from fusion_lib.scenes import write_sums
 
 ROOT = notebooks.ROOT
@@ -30,7 +29,7 @@ README_SCENE = 14  # one of the better test scenes, and full of touching trees
 PHOTO_CHECKPOINT = "fused_photographs.safetensors"
 SCENES: dict = {"epochs": recipes.SCENES.epochs, "seed": 0}
 PHOTOGRAPHS: dict = {"data": "photographs", "epochs": recipes.PHOTOGRAPHS_FUSED.epochs, "seed": 0}
-# The models that `data/` holds: data set -> file -> the run, as an experiment declares it.
+# The models that `data/` holds: data set -> file -> the run that an experiment declares.
 SHIPPED: dict[str, dict[str, dict]] = {
     "scenes": {
         "fused_scenes.safetensors": SCENES | {"model": experiments.FUSED},
@@ -42,8 +41,7 @@ SHIPPED: dict[str, dict[str, dict]] = {
 
 
 def scenes() -> int:
-    """Execute every notebook in a copy under build/, write each as .ipynb and .html, and end with
-    the scoreboard."""
+    """Execute a copy of every notebook, write it as .ipynb and .html, and end with a scoreboard."""
     folder = BUILD / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     seconds, failed = {}, []
@@ -58,36 +56,34 @@ def scenes() -> int:
         nbformat.write(notebook, folder / path.name)
         page, _ = HTMLExporter().from_notebook_node(notebook)
         (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
-    print("\nSeconds a notebook:", ", ".join(f"{name}: {s}" for name, s in seconds.items()))
+    print("\nSeconds a notebook:", ", ".join(f"{name}: {took}" for name, took in seconds.items()))
     if failed:
         print("\nFailed; see build/notebooks/:", *failed, sep="\n", file=sys.stderr)
         return 1
-    rows = scoreboard.classical_rows(recipes.SCENES, tuple(tuning.CLASSICAL), pictures=40)
+    rows = tables.classical_rows(recipes.SCENES, tuple(tuning.CLASSICAL), pictures=40)
     for name in ("semantic only", "region only"):
-        rows[f"{name}, same recipe"] = scoreboard.learned_row(recipes.SCENES, name, folder=None)
+        rows[f"{name}, same recipe"] = tables.learned_row(recipes.SCENES, name, folder=None)
     shipped = files.data_file("fused_scenes.safetensors")
     for name, path in (("trained in 04", folder / "runs/fused.safetensors"), ("shipped", shipped)):
         model, facts = checkpoints.load_checkpoint(path)
-        found = scoreboard.tested_row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
+        found = tables.tested_row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
         rows[f"fused, {name}"] = found
-    _publish(scoreboard.table(rows, "Scenes, 100 test pictures, seed 0"), "scenes")
+    _publish(tables.scoreboard(rows, "Scenes, 100 test pictures, seed 0"), "scenes")
     return 0
 
 
 def stanford_background() -> int:
-    """Train on photographs (resumed if it was interrupted), test on fold 0, write a scoreboard and
-    fused maps."""
+    """Train on photographs, or go on with it; write a scoreboard of fold 0, and fused maps."""
     folder, photographs = BUILD / "stanford_background", recipes.PHOTOGRAPHS
-    rows = scoreboard.classical_rows(photographs, ("Felzenszwalb",), pictures=15)
-    for name, kind, recipe in (
-        ("semantic only", "ImageNet encoder", photographs),
-        ("fused", "ImageNet encoder", recipes.PHOTOGRAPHS_FUSED),
-        ("fused", "from scratch", recipes.PHOTOGRAPHS_SCRATCH),
+    rows = tables.classical_rows(photographs, ("Felzenszwalb",), pictures=15)
+    for name, kind, recipe, place in (
+        ("semantic only", "ImageNet encoder", photographs, "semantic"),
+        ("fused", "ImageNet encoder", recipes.PHOTOGRAPHS_FUSED, "fused"),
+        ("fused", "from scratch", recipes.PHOTOGRAPHS_SCRATCH, "scratch"),
     ):
-        place = folder / (name.split()[0] if kind == "ImageNet encoder" else "scratch")
-        rows[f"{name}, {kind}"] = scoreboard.learned_row(recipe, name, place)
+        rows[f"{name}, {kind}"] = tables.learned_row(recipe, name, folder / place)
     title = "Stanford Background, 143 test photographs of fold 0"
-    _publish(scoreboard.table(rows, title), "stanford_background")
+    _publish(tables.scoreboard(rows, title), "stanford_background")
     test = datasets.StanfordBackground("test")
     for index in range(8):
         path = folder / "fused_maps" / f"{test.image_ids[index]}.png"
@@ -101,31 +97,26 @@ def checkpoint(data: str) -> int:
     their decodings; all but the first of the scenes in half precision."""
     for name, run in SHIPPED[data].items():
         model, history = measures.train(run, BUILD / "experiments")
-        recipe = measures.recipe_of(run)
-        facts: dict = {"decoding": recipes.tune_decoding(model, recipe)}
+        recipe, minutes = measures.recipe_of(run), round(measures.minutes(history), 2)
+        facts: dict = {"decoding": recipes.tune_decoding(model, recipe), "minutes": minutes}
         if data != "scenes":
             facts["size"] = recipe.size
         if name != "fused_scenes.safetensors":
             model.half()
-        minutes = round(scoreboard.minutes(history), 2)
-        checkpoints.save_checkpoint(model, DATA / name, **facts, minutes=minutes)
+        checkpoints.save_checkpoint(model, DATA / name, **facts)
     write_sums(DATA)
     return 0
 
 
 def picture() -> int:
-    """Draw README's picture: a test scene and a photograph (by SpaceX, CC0, from scikit-image),
-    fused."""
-    from skimage import data
-
-    scene = datasets.Scenes("test")[README_SCENE]["image"]
-    rocket = torch.from_numpy(data.rocket()).permute(2, 0, 1)
-    rocket = v2.functional.resize(rocket, [240, 320], antialias=True)
-    for image, dataset, shipped, name in (
-        (scene, datasets.Scenes, "fused_scenes.safetensors", "scene.png"),
-        (rocket, datasets.StanfordBackground, PHOTO_CHECKPOINT, "photograph.png"),
-    ):
-        _draw(image, files.data_file(shipped), dataset.classes, DATA / "pictures" / name)
+    """Draw README's pictures: fused, a test scene and scikit-image's photograph of a rocket (by
+    SpaceX, CC0)."""
+    scene, folder = datasets.Scenes("test"), DATA / "pictures"
+    shipped = files.data_file("fused_scenes.safetensors")
+    _draw(scene[README_SCENE]["image"], shipped, scene.classes, folder / "scene.png")
+    image = v2.functional.resize(v2.functional.to_image(rocket()), [240, 320], antialias=True)
+    classes, shipped = datasets.StanfordBackground.classes, files.data_file(PHOTO_CHECKPOINT)
+    _draw(image, shipped, classes, folder / "photograph.png")
     return 0
 
 
@@ -148,14 +139,15 @@ def _draw(image, shipped: Path, classes: tuple[str, ...], path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Do one of the jobs above; returns the exit status."""
-    jobs = {job.__name__: job for job in (scenes, stanford_background, picture)}
-    jobs |= {f"checkpoint_{data}": partial(checkpoint, data) for data in SHIPPED}
     given = " ".join(arguments)
-    if given not in jobs:
-        expected = "scenes, stanford_background"
-        print(f"DATASET is {given!r}; expected one of: {expected}", file=sys.stderr)
-        return 2
-    return jobs[given]()
+    jobs = {job.__name__: job for job in (scenes, stanford_background, picture)}
+    if given in jobs:
+        return jobs[given]()
+    if (data := given.removeprefix("checkpoint_")) in SHIPPED:
+        return checkpoint(data)
+    expected = "scenes, stanford_background"
+    print(f"DATASET is {given!r}; expected one of: {expected}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
-"""What a declared run means: its recipe, its training, and what is measured on it.
-
-A run is a dict: "model" (of `MODELS`), "seed", and where they matter "data" (of `DATA`), "start"
-(of `STARTS`), "fold", and fields of `recipes.Recipe`.
-"""
+"""A declared run: its recipe, its training, and what is measured on it. It is a dict: "model" (of
+`MODELS`), "seed", and where they matter "data" (of `DATA`), "start" (of `STARTS`), "fold", and
+fields of `recipes.Recipe`."""
 
 from __future__ import annotations
 
@@ -39,8 +37,8 @@ MODELS: dict[str, tuple[dict[str, int], str | None]] = {
     "three tasks": (BOTH | SURFACES, "decoders"),
     **dict.fromkeys(rivals.DECODERS, (SEMANTIC, None)),
 }
-# How a network begins and what of its encoder learns: further arguments of FusionModel, and the
-# encoder's share of the learning rate. The encoder has five stages.
+# How a network begins and which of its encoder's five stages learn: further arguments of
+# FusionModel, and the encoder's share of the learning rate.
 STARTS: dict[str, tuple[dict, float]] = {
     "scratch": ({"pretrained": False}, 1.0),
     "frozen": ({"frozen_stages": 5}, 1.0),
@@ -143,7 +141,7 @@ def fingerprint(settings: dict) -> str:
 
 def train(run: dict, scratch: Path | None):
     """Train the model of a run, or go on with what its folder in `scratch` holds; returns model and
-    history. Raises ValueError where no learning rate was tuned for the model and start."""
+    history. Raises ValueError where no learning rate was tuned."""
     recipe, outputs = recipe_of(run), MODELS[run["model"]][0]
     if run["model"] == "two networks":
         both, history = models.TwoNetworks(outputs, **recipe.model), []
@@ -153,10 +151,8 @@ def train(run: dict, scratch: Path | None):
             history += epochs
         return both, history
     if recipe.learning_rate is None:
-        raise ValueError(
-            f"model {run['model']!r} has no learning rate for the start {run.get('start')!r}; run"
-            " the tuning experiment that tries it out, and enter the best into TUNED"
-        )
+        none = f"model {run['model']!r} has no learning rate for the start {run.get('start')!r}"
+        raise ValueError(f"{none}; run the tuning experiment, and enter the best into TUNED")
     return _fit(run, recipe, scratch and scratch / fingerprint(settings(run)))
 
 
@@ -169,10 +165,13 @@ def train_and(measure: Callable, run: dict, scratch: Path | None) -> dict:
     """Train a run, and measure the model: `measure` is one of the functions below, (run, model,
     history) -> {column: number or list of numbers}. Adds what the training took."""
     model, history = train(run, scratch)
-    return measure(run, model, history) | {
-        "minutes": sum(epoch["seconds"] for epoch in history) / 60,
-        "memory_mib": max(epoch["memory_mib"] for epoch in history),
-    }
+    memory = max(epoch["memory_mib"] for epoch in history)
+    return measure(run, model, history) | {"minutes": minutes(history), "memory_mib": memory}
+
+
+def minutes(history: list[dict]) -> float:
+    """Of all epochs, also of those before an interruption."""
+    return sum(entry["seconds"] for entry in history) / 60
 
 
 def validation_scores(run: dict, model, history: list[dict]) -> dict:
@@ -187,12 +186,13 @@ def decoded_validation_scores(run: dict, model, history: list[dict]) -> dict:
     if "region" not in MODELS[run["model"]][0]:
         return numbers
     scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
-    return numbers | _chosen({name: MAIN[name] for name in ("covering", "miou_fused")}, scores)
+    return numbers | chosen({name: MAIN[name] for name in ("covering", "miou_fused")}, scores)
 
 
-def _chosen(columns: dict[str, str], scores: dict) -> dict:
-    """{column: number or list of numbers} of what there is in nested scores."""
-    flat = pd.json_normalize(scores).iloc[0]  # "semantic.miou" etc.
+def chosen(columns: dict[str, str], scores: dict) -> dict:
+    """{column: number or list of numbers} of what there is in nested scores; `columns` says where,
+    for example "semantic.miou"."""
+    flat = pd.json_normalize(scores).iloc[0]
     return {c: np.asarray(flat[path]).tolist() for c, path in columns.items() if path in flat}
 
 
@@ -206,24 +206,21 @@ def full_test_scores(run: dict, model, history: list[dict]) -> dict:
         decoding = recipes.tune_decoding(model, recipe)
         scores["joint"] = recipes.scores(model, recipe, decoding) | {"decoding": decoding}
     series = {name: [epoch[name] for epoch in history] for name in SERIES if name in history[0]}
-    return _chosen(TEST, scores) | series
+    return chosen(TEST, scores) | series
 
 
 def main_test_scores(run: dict, model, history: list[dict]) -> dict:
     """`MAIN` alone, in less time: with a decoding chosen on 40 validation pictures."""
     recipe, regions = recipe_of(run), has_regions(MODELS[run["model"]][0])
     decoding = recipes.tune_decoding(model, recipe, pictures=40) if regions else {}
-    return _chosen(MAIN, recipes.scores(model, recipe, decoding))
+    return chosen(MAIN, recipes.scores(model, recipe, decoding))
 
 
 def scores_and_encoder_changes(run: dict, model, history: list[dict]) -> dict:
-    """`main_test_scores`, and what became of an encoder that began with ImageNet weights, none of
-    them frozen.
-
-    "moved" is, for each stage, how far its weights went: the norm of the change over the norm
-    before. "put_back" is the mIoU of the argmax when that stage alone gets its ImageNet weights and
-    running statistics again (Zhang et al. 2022, "Are all layers created equal?", section 2).
-    """
+    """`main_test_scores`, and for each stage of an encoder that began with ImageNet weights, none
+    frozen: "moved", the norm of its weights' change over the norm before, and "put_back", the mIoU
+    of the argmax when it alone gets its ImageNet weights and running statistics again (Zhang et al.
+    2022, "Are all layers created equal?", section 2)."""
     numbers, recipe = main_test_scores(run, model, history), recipe_of(run)
     if recipe.model["pretrained"] and not recipe.model.get("frozen_stages"):
         pairs = list(zip(encoders.backbone("lite0", pretrained=True).stages, model.encoder.stages))
@@ -248,8 +245,7 @@ def _put_back(model, recipe: recipes.Recipe, before, after) -> float:
 
 
 def _argmax_miou(model, recipe: recipes.Recipe) -> float:
-    test, size = recipe.dataset("test"), recipes.seen(recipe)
-    confusion = np.zeros((len(test.classes), len(test.classes)), int)
+    test, size, confusion = recipe.dataset("test"), recipes.seen(recipe), 0
     for sample in (test[index] for index in range(len(test))):
         labels = prediction.predict(model, sample["image"], size)["semantic"].argmax(0)
         confusion += metrics.confusion_matrix(sample["semantic"], labels, len(test.classes))
@@ -270,12 +266,10 @@ def scores_under_changes(run: dict, model, history: list[dict]) -> dict:
 
 
 def score_and_speed(run: dict, model, history: list[dict]) -> dict:
-    """How well the model names test pictures, and how fast it trains.
-
-    "val_curve" is the validation mIoU after each epoch. "pictures_a_second" are training pictures,
-    in the median of five short epochs (loader, steps and validation); "time_ratio" is the median of
-    the five quotients of this model's time and the semantic-only network's right after it.
-    """
+    """How well the model names test pictures ("val_curve": validation pictures, after each epoch),
+    and how fast it trains: training pictures a second in the median of five short epochs (loader,
+    steps, validation), and the median of the five quotients of this model's time and the
+    semantic-only network's right after it."""
     pair = (run, {**run, "model": "semantic only", "beta": 1.0})
     seconds = np.array([[_short_epoch(one) for one in pair] for _ in range(6)])
     ours, other = seconds[1:].T  # the first warms up
@@ -295,4 +289,5 @@ def _short_epoch(run: dict) -> float:
     def first(split: str, transform=None) -> Subset:
         return Subset(recipe.dataset(split, transform=transform), range(SHORT_EPOCH[split]))
 
-    return _fit(run, replace(recipe, dataset=first, epochs=1), None)[1][0]["seconds"]
+    _, (epoch,) = _fit(run, replace(recipe, dataset=first, epochs=1), None)
+    return epoch["seconds"]

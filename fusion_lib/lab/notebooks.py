@@ -1,7 +1,6 @@
 """Execute notebooks, and store what they print and draw.
 
-python -m fusion_lib.lab.notebooks store             # every notebook; `make outputs`
-python -m fusion_lib.lab.notebooks store 00 02       # those whose names begin so
+python -m fusion_lib.lab.notebooks store [00 02]     # all, or those of the numbers; `make outputs`
 """
 
 from __future__ import annotations
@@ -31,11 +30,7 @@ class CellFailed(RuntimeError):
 
 
 def paths(*numbers: str) -> list[Path]:
-    """The notebooks whose names begin with these numbers (all, without any), in order.
-
-    Raises:
-        ValueError: there is no notebook of that number.
-    """
+    """The notebooks of these numbers (all, without any), in order; ValueError if one is missing."""
     found = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
     if not {*numbers} <= {*found}:
         raise ValueError(f"numbers are {numbers}; expected some of {list(found)}")
@@ -43,12 +38,9 @@ def paths(*numbers: str) -> list[Path]:
 
 
 def execute(notebook, name: str, folder: Path) -> None:
-    """Run a notebook from top to bottom in `folder`, filling in its outputs, also those before an
-    error. Nothing that differs from time to time is noted beside them.
-
-    Raises:
-        CellFailed: see there; names the notebook and the cell.
-    """
+    """Run a notebook from top to bottom in `folder`, filling in its outputs and nothing that
+    differs from time to time. Raises CellFailed, which names notebook and cell; the outputs before
+    it are filled in."""
     started: list[int] = []
     client = NotebookClient(
         notebook,
@@ -73,11 +65,7 @@ def execute(notebook, name: str, folder: Path) -> None:
 
 def store(path: Path) -> None:
     """Execute a notebook where it lies and write it with its outputs: metadata of cells and every
-    MIME type stay, keys are sorted.
-
-    Raises:
-        CellFailed: see there; the file is as it was.
-    """
+    MIME type stay, keys are sorted. After a CellFailed the file is as it was."""
     notebook = nbformat.read(path, as_version=4)
     execute(notebook, path.stem, path.parent)
     for index, cell in enumerate(notebook.cells):
@@ -86,10 +74,8 @@ def store(path: Path) -> None:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _opaque(output.data["image/png"])
             if found := MACHINE_PATH.search(_text(output)):
-                raise CellFailed(
-                    f"{path.stem}, cell {index}: its output holds a path of this machine"
-                    f" ({found.group()}); print names only"
-                )
+                what = f"its output holds a path of this machine ({found.group()})"
+                raise CellFailed(f"{path.stem}, cell {index}: {what}; print names only")
     nbformat.write(notebook, path)
 
 

@@ -1,9 +1,5 @@
-"""The settings behind every number of the series, in one place, and the few lines that put them to
-work.
-
-Notebook 04 spells out what `fit` does; scoreboards and experiments call it. Settings were tried out
-on validation pictures only; the experiment `tuning` holds the trials.
-"""
+"""The settings behind every number of the series, tried out on validation pictures only (see the
+experiment `tuning`), and what puts them to work. Notebook 04 spells out what `fit` does."""
 
 from __future__ import annotations
 
@@ -12,30 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import (
-    DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    Sampler,
-    Subset,
-    WeightedRandomSampler,
-)
+from torch.utils import data
+from torch.utils.data import DataLoader, RandomSampler, Subset
 from torchvision.transforms import v2
 
-from fusion_lib import (
-    datasets,
-    evaluation,
-    models,
-    prediction,
-    targets,
-    training,
-    tuning,
-    weighting,
-)
+from fusion_lib import checks, datasets, models, targets, training, tuning, weighting
 from fusion_lib.affinities import OFFSETS, AffinityTarget
 from fusion_lib.engine import devices, processes
 from fusion_lib.engine.resident import ResidentLoader
+from fusion_lib.evaluation import evaluate
 from fusion_lib.losses import FusionLoss
+from fusion_lib.prediction import predict
 from fusion_lib.regions import fuse
 from fusion_lib.transforms import augmentation, evaluation_transform
 
@@ -97,13 +80,9 @@ PHOTOGRAPHS_FUSED = replace(
 PHOTOGRAPHS_WHOLE = replace(PHOTOGRAPHS, size=(240, 320), tau=5.0, epochs=22, resident=True)
 # Small and short, so that many runs fit into an hour of a laptop (notebook 10).
 PHOTOGRAPHS_SMALL = replace(PHOTOGRAPHS, size=(96, 128), tau=2.0, epochs=6)
+SMALL_ENCODER = {"encoder": "small", "width": 16}
 PHOTOGRAPHS_SCRATCH = replace(
-    PHOTOGRAPHS,
-    size=(120, 160),
-    tau=2.5,
-    model={"encoder": "small", "width": 16},
-    epochs=30,
-    learning_rate=8e-3,
+    PHOTOGRAPHS, size=(120, 160), tau=2.5, model=SMALL_ENCODER, epochs=30, learning_rate=8e-3
 )
 
 
@@ -114,13 +93,12 @@ def loaders(
 
     With `recipe.labels` or `recipe.pictures` below 1, `seed` draws the pictures that keep their
     semantic labels, or that there are; a larger share holds those of a smaller one, and every epoch
-    has as many pictures as with all (see `_few_labels`). Of several processes each gets its share:
-    together they have batches of `recipe.batch_size`, and each validation picture once.
+    has as many pictures as with all. Several processes share batches and validation pictures.
 
     Raises:
         ValueError: `recipe.labels` or `recipe.pictures` is not in (0, 1], or both are below 1; or
-            several processes cannot share the batch, the labels or the pictures; or
-            `recipe.resident` is combined with any of these.
+            several processes or `recipe.resident` do not go together with such a share, or several
+            processes with the batch, `recipe.resident` with them or with affinities.
     """
     rank, sharers = processes.rank_and_count()
     _check(recipe, outputs, sharers)
@@ -133,37 +111,30 @@ def loaders(
 def _check(recipe: Recipe, outputs: dict[str, int], sharers: int) -> None:
     labels, pictures = recipe.labels, recipe.pictures
     for name, share in (("labels", labels), ("pictures", pictures)):
-        if not 0 < share <= 1:
-            raise ValueError(f"{name} is {share}; expected a share of the pictures in (0, 1]")
+        checks.expect(0 < share <= 1, name, share, "a share of the pictures in (0, 1]")
     if labels < 1 and pictures < 1:
         raise ValueError(f"labels is {labels} and pictures {pictures}; expected 1 for one of them")
     few = labels < 1 or pictures < 1
-    if recipe.resident and (few or "affinity" in outputs or sharers > 1):
-        raise ValueError(
-            "resident is True; expected one process, all pictures and labels, and no affinities:"
-            " leave it False here"
-        )
+    wrong = recipe.resident and (few or "affinity" in outputs or sharers > 1)
+    expected = "one process, all pictures and labels, and no affinities: leave it False here"
+    checks.expect(not wrong, "resident", True, expected)
     if sharers > 1 and (few or recipe.batch_size % sharers):
-        raise ValueError(
-            f"labels is {labels}, pictures {pictures} and batch_size {recipe.batch_size}, with"
-            f" {sharers} processes; expected all labels of all pictures, and a batch that divides"
-            " into equal shares"
-        )
+        given = f"labels is {labels}, pictures {pictures} and batch_size {recipe.batch_size}"
+        expected = "all labels of all pictures, and a batch that divides into equal shares"
+        raise ValueError(f"{given}, with {sharers} processes; expected {expected}")
 
 
 def _training_loader(recipe: Recipe, outputs: dict[str, int], seed: int, sharers: int):
     crop, light = recipe.smallest_crop, recipe.light
     if recipe.resident:
-        pictures, device = recipe.dataset("train"), devices.choose_device()
-        return ResidentLoader(
-            pictures, recipe.batch_size, recipe.size, recipe.tau, device, crop, light
-        )
+        kept = recipe.dataset("train"), recipe.batch_size, recipe.size, recipe.tau
+        return ResidentLoader(*kept, devices.choose_device(), crop, light)
     augment = augmentation(recipe.size, smallest_crop=crop, light=light)
     train = recipe.dataset("train", transform=v2.Compose([augment, *_targets(recipe, outputs)]))
     drawn = np.random.default_rng(seed).permutation(len(train)).tolist()
-    sampler: Sampler = RandomSampler(train)
+    sampler = RandomSampler(train)
     if sharers > 1:
-        sampler = DistributedSampler(train, seed=seed, drop_last=True)
+        sampler = data.DistributedSampler(train, seed=seed, drop_last=True)
     elif recipe.pictures < 1:
         few = Subset(train, drawn[: max(1, round(recipe.pictures * len(train)))])
         train, sampler = few, RandomSampler(few, num_samples=len(train))
@@ -174,12 +145,12 @@ def _training_loader(recipe: Recipe, outputs: dict[str, int], seed: int, sharers
     return DataLoader(train, recipe.batch_size // sharers, sampler=sampler, drop_last=True)
 
 
-def _few_labels(labelled: list[int], count: int, alone: bool) -> WeightedRandomSampler:
+def _few_labels(labelled: list[int], count: int, alone: bool) -> data.WeightedRandomSampler:
     """As many pictures as there are, drawn with replacement: for the semantic task alone all from
     the labelled ones, beside the region task half from these and half from all."""
     chances = np.full(count, 0.0 if alone else 0.5 / count)
     chances[labelled] += 0.5 / len(labelled)
-    return WeightedRandomSampler(chances, count)  # type: ignore[arg-type]  # an array will do
+    return data.WeightedRandomSampler(chances, count)
 
 
 def _validation_pictures(recipe: Recipe, outputs: dict[str, int]):
@@ -189,8 +160,8 @@ def _validation_pictures(recipe: Recipe, outputs: dict[str, int]):
 
 def _targets(recipe: Recipe, outputs: dict[str, int]) -> list[Callable]:
     """What is computed from the label maps of a sample, for the tasks that learn it."""
-    region, affinity = [targets.RegionTarget(recipe.tau)], [AffinityTarget()]
-    return [*region * ("region" in outputs), *affinity * ("affinity" in outputs)]
+    made = {"region": targets.RegionTarget(recipe.tau), "affinity": AffinityTarget()}
+    return [target for task, target in made.items() if task in outputs]
 
 
 def fit(
@@ -203,16 +174,13 @@ def fit(
     """Build the model for the tasks in `outputs` and train it; returns it with its history.
 
     `build` makes the model of `outputs` and `recipe.model`, for example `models.TwoNetworks`. A run
-    found in `folder` is resumed; with a weighting other than the plain sum no run can be, and
-    `folder` is not used.
+    found in `folder` is resumed, but for weightings other than the plain sum: no such run can be.
     """
     train_loader, val_loader = loaders(recipe, outputs, seed)
     weights = None
     if "region" in outputs:
-        validation = _validation_pictures(recipe, outputs)
-        weights = targets.class_weights(
-            validation[index]["region_target"] for index in range(len(validation))
-        )
+        val = _validation_pictures(recipe, outputs)
+        weights = targets.class_weights(val[i]["region_target"] for i in range(len(val)))
     training.seed_everything(seed)
     model = build(outputs, **recipe.model)
     plain = recipe.weighting == "sum"
@@ -239,16 +207,15 @@ def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True
 
 
 def fused_maps(model, image, decoding: dict, size: tuple[int, int] | None = None):
-    """argmax map, region map and voted map (one class a region), each (H, W), of one picture (3, H,
-    W)."""
-    outputs = prediction.predict(model, image, size)
+    """argmax, region and voted map (one class a region), each (H, W), of a picture (3, H, W)."""
+    outputs = predict(model, image, size)
     voted, region = fuse(outputs, **{**decoding, "vote_weight": 1.0})
     return outputs["semantic"].argmax(0), region, voted
 
 
 def scores(model, recipe: Recipe, decoding: dict, split: str = "test") -> dict:
     """`evaluation.evaluate` on a split."""
-    return evaluation.evaluate(model, recipe.dataset(split), decoding, seen(recipe))
+    return evaluate(model, recipe.dataset(split), decoding, seen(recipe))
 
 
 def seen(recipe: Recipe) -> tuple[int, int] | None:

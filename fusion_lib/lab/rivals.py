@@ -1,10 +1,6 @@
-"""Decoders of well-known libraries on the encoder of these pages, to compare with: semantic
-segmentation alone.
-
-Unet and FPN are segmentation_models.pytorch's (the extra `rivals`), LRASPP is torchvision's. Their
-widths are chosen so that each network has about as many parameters as the single-task network for
-photographs.
-"""
+"""Decoders of well-known libraries, to compare with: Unet and FPN of segmentation_models.pytorch
+(the extra `rivals`), LRASPP of torchvision, each so wide that its network has about as many
+parameters as the single-task network for photographs."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.segmentation.lraspp import LRASPPHead
 
+from fusion_lib import checks
 from fusion_lib.models import FusionModel, encoders
 
 DECODERS = ("Unet", "FPN", "LRASPP")
@@ -40,12 +37,9 @@ class Rival(nn.Module):
 
     def __init__(self, outputs: dict[str, int], decoder: str, pretrained: bool = True):
         super().__init__()
-        if list(outputs) != ["semantic"]:
-            raise ValueError(
-                f"outputs has the tasks {list(outputs)}; expected the semantic task alone"
-            )
-        if decoder not in DECODERS:
-            raise ValueError(f"decoder is {decoder!r}; expected one of: {', '.join(DECODERS)}")
+        alone = list(outputs) == ["semantic"]
+        checks.expect(alone, "outputs", outputs, "the semantic task alone")
+        checks.expect(decoder in DECODERS, "decoder", decoder, f"one of: {', '.join(DECODERS)}")
         self.encoder = encoders.backbone("lite0", pretrained)
         make = {"Unet": _Unet, "FPN": _Fpn, "LRASPP": _Lraspp}[decoder]
         self.decoder = make(self.encoder.channels, outputs["semantic"])
@@ -60,8 +54,7 @@ class Rival(nn.Module):
 
 class _Unet(nn.Sequential):
     def __init__(self, channels: list[int], classes: int):
-        smp = _library()
-        widths = (32, 32, 24, 24, 16)
+        smp, widths = _library(), (32, 32, 24, 24, 16)
         decoder = smp.decoders.unet.decoder.UnetDecoder([3, *channels], widths, n_blocks=5)
         super().__init__(decoder, smp.base.SegmentationHead(widths[-1], classes))
         _initialise(smp, *self)
@@ -70,12 +63,10 @@ class _Unet(nn.Sequential):
 class _Fpn(nn.Sequential):
     def __init__(self, channels: list[int], classes: int):
         smp = _library()
-        decoder = smp.decoders.fpn.decoder.FPNDecoder(
-            [3, *channels], pyramid_channels=64, segmentation_channels=32
-        )
-        super().__init__(
-            decoder, smp.base.SegmentationHead(decoder.out_channels, classes, kernel_size=1)
-        )
+        widths = {"pyramid_channels": 64, "segmentation_channels": 32}
+        decoder = smp.decoders.fpn.decoder.FPNDecoder([3, *channels], **widths)
+        head = smp.base.SegmentationHead(decoder.out_channels, classes, kernel_size=1)
+        super().__init__(decoder, head)
         _initialise(smp, *self)
 
 
@@ -97,7 +88,7 @@ def _library():
     try:
         import segmentation_models_pytorch
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"this decoder needs {error.name}; install it with: pip install 'fusion_lib[rivals]'"
-        ) from error
+        command = "pip install 'fusion_lib[rivals]'"
+        needs = f"this decoder needs {error.name}; install it with: {command}"
+        raise ModuleNotFoundError(needs) from error
     return segmentation_models_pytorch

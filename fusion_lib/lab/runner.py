@@ -1,8 +1,5 @@
-"""Makes the missing rows of a results file, one row a declared run, each with what made it.
-
-The file grows by whole rows: it is written beside and swapped in, so that a kill leaves the old or
-the new one. Rows that are there are not made again.
-"""
+"""Makes the missing rows of a results file, one row a declared run, each with what made it. A kill
+leaves the old or the new file, with whole rows."""
 
 from __future__ import annotations
 
@@ -36,19 +33,14 @@ PACKAGES = (*NUMERIC, "efficientnet-lite-pytorch", "segmentation-models-pytorch"
 class Experiment:
     """A declared list of runs.
 
-    Args:
-        about: one sentence.
-        runs: one dict a run; all have the same keys, which together tell the runs apart.
-        measured: names of the numbers that `measure` returns; it may leave some out.
-        settings: run -> everything that decides its result, as JSON can hold it; a stored row made
-            with others is refused.
-        measure: run, folder for what it must not lose (or None) -> {measured name: number or list
-            of numbers, "minutes": ..., "memory_mib": ...}.
+    `settings` makes of a run everything that decides its result, as JSON can hold it; a stored row
+    made with others is refused. `measure` makes of a run, and of a folder for what it must not lose
+    (or None), {measured name: number or list of numbers, "minutes": ..., "memory_mib": ...}.
     """
 
-    about: str
-    runs: tuple[dict, ...]
-    measured: tuple[str, ...]
+    about: str  # one sentence
+    runs: tuple[dict, ...]  # all have the same keys, which together tell the runs apart
+    measured: tuple[str, ...]  # names of the numbers of `measure`, which may leave some out
     settings: Callable[[dict], dict]
     measure: Callable[[dict, Path | None], dict]
 
@@ -62,8 +54,8 @@ class Table:
     """The results file of an experiment: `rows` that are done, by key, and `problems` in words.
 
     Raises:
-        ValueError: the file has other columns, or a declared run was made with other settings; says
-            what changed. Or two declared runs would have the same cells.
+        ValueError: two declared runs would have the same cells; or, with what changed, the file has
+            other columns, or a declared run was made with other settings.
     """
 
     def __init__(self, experiment: Experiment, path: Path):
@@ -87,15 +79,10 @@ class Table:
         return [run for key, run in self.declared.items() if key not in self.rows]
 
     def append(self, run: dict, numbers: dict) -> None:
-        """Add a row and write the whole file anew, beside and then in its place.
-
-        Raises:
-            ValueError: numbers holds what is not declared, or is no number; nothing was written.
-        """
-        if unknown := set(numbers) - {*self.experiment.measured, *COST}:
-            raise ValueError(
-                f"numbers holds {sorted(unknown)}, which the experiment does not declare"
-            )
+        """Add a row and write the whole file anew, beside and then in its place. Raises ValueError,
+        with nothing written, if numbers holds what is not declared, or is no number."""
+        if unknown := sorted(set(numbers) - {*self.experiment.measured, *COST}):
+            raise ValueError(f"numbers holds {unknown}, which the experiment does not declare")
         settings = json.dumps(self.experiment.settings(run), sort_keys=True)
         values = run | numbers | provenance() | {"settings": settings}
         row = {column: _text(values.get(column)) for column in self.experiment.columns}
@@ -116,14 +103,12 @@ class Table:
         self.content, self.rows[self.key(run)] = content, stored
 
     def _read(self, header: list[str], *lines: list[str]) -> None:
-        expected = self.experiment.columns
+        version = "is from another version of the experiment"
+        expected, advice = self.experiment.columns, "move the file away and run again"
         if header != expected:
-            raise ValueError(
-                f"{self.path.name} is from another version of the experiment: columns"
-                f" {sorted(set(header) - set(expected))} are no longer declared,"
-                f" {sorted(set(expected) - set(header))} are new (or the order differs); move the"
-                " file away and run again"
-            )
+            gone, new = sorted(set(header) - set(expected)), sorted(set(expected) - set(header))
+            columns = f"columns {gone} are no longer declared, {new} are new (or the order differs)"
+            raise ValueError(f"{self.path.name} {version}: {columns}; {advice}")
         for number, cells in enumerate(lines, 2):
             where = f"{self.path.name}, line {number}"
             try:
@@ -136,10 +121,8 @@ class Table:
                 absent = "not there"
                 pairs = {k: (there.get(k, absent), now.get(k, absent)) for k in {**there, **now}}
                 changed = {k: pairs[k] for k in sorted(pairs) if pairs[k][0] != pairs[k][1]}
-                raise ValueError(
-                    f"{where}, is from another version of the experiment; changed (there, now):"
-                    f" {changed}; move the file away and run again"
-                )
+                changes = f"changed (there, now): {changed}"
+                raise ValueError(f"{where}, {version}; {changes}; {advice}")
             self.rows[key] = row
 
     def _parse(self, cells: list[str]) -> tuple[tuple, dict, dict]:
@@ -166,14 +149,9 @@ class Table:
 
 
 def make_missing(experiment: Experiment, path: Path, scratch: Path) -> None:
-    """Make the rows that a results file lacks. One runner a file at a time.
-
-    Args: path, the results file; scratch, a folder for unfinished runs and trained weights.
-
-    Raises:
-        RuntimeError: another runner is at work on the same file.
-        ValueError: as `Table`.
-    """
+    """Make the rows that a results file lacks; `scratch` is a folder for unfinished runs and
+    trained weights. Raises RuntimeError while another runner works on the file, ValueError as
+    `Table` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(path.with_suffix(".lock")).acquire(timeout=0)
@@ -196,8 +174,8 @@ def make_missing(experiment: Experiment, path: Path, scratch: Path) -> None:
 
 @cache
 def provenance() -> dict[str, str]:
-    """Commit of the checkout, with + where the code differs from it (empty outside a checkout),
-    versions of the packages that decide a result, and the device."""
+    """Commit (+ where the code differs from it, empty outside a checkout), versions of the packages
+    that decide a result, and device."""
     versions = [f"python {platform.python_version()}"]
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):

@@ -1,9 +1,6 @@
-"""How many pictures a second a training takes in, with one switch after another turned on, and how
-near that is to the limit.
-
-Figures of switches are of whole steps: data, forward, both losses, backward, clipping, update.
-`bench` prints and stores what is measured here.
-"""
+"""How many pictures a second a training takes in, in whole steps (data, forward, both losses,
+backward, clipping, update), with one switch after another turned on, and how near that is to the
+limit. `bench` prints and stores what is measured here."""
 
 from __future__ import annotations
 
@@ -67,22 +64,14 @@ def _wait() -> None:
 
 
 def ladder(
-    device: torch.device,
-    size: tuple[int, int] = (240, 320),
-    batch_size: int = 8,
-    steps: int = 10,
-    compile: bool = True,
+    device: torch.device, size=(240, 320), batch_size: int = 8, steps: int = 10, compile=True
 ) -> dict[str, float | str]:
     """Pictures a second: {"plain": ..., and after each further switch of `SWITCHES`: ...}, or why a
-    switch is left out.
+    switch is left out. The default fused model learns scenes, resized; plain is a loader on the
+    CPU, 32-bit numbers, the usual memory layout, AdamW step by step, and a look at every loss.
 
-    Plain is a loader on the CPU, 32-bit numbers, the usual memory layout, AdamW step by step, and a
-    look at the loss after every step. All switches before it stay on. The model is the default
-    fused model; pictures are scenes, resized.
-
-    Args:
-        steps: timed steps in each of three turns; the median turn counts.
-        compile: try the last switch too, which takes up to a minute on a CPU.
+    Args: steps, timed in each of three turns, of which the median counts; compile, try the last
+        switch too, which takes up to a minute on a CPU.
     """
     works: dict[str, Callable] = {}
     rates: dict[str, float | str] = {}
@@ -102,10 +91,8 @@ def _rates(works: dict, clock: Callable, pictures: int, turns: int) -> dict[str,
 
 
 def limits(device: torch.device) -> dict[str, float]:
-    """What the device does at best, measured: {"operations": a second, of a large product of
-    matrices with 32-bit or 16-bit numbers, whichever are faster; "bytes": a second, read and
-    written by a large copy}.
-    """
+    """What the device does at best in a second: {"operations": of a large product of matrices with
+    32-bit or 16-bit numbers, whichever are faster; "bytes": read and written by a large copy}."""
     side, megabytes = (8192, 1024) if device.type == "cuda" else (1024, 64)
     matrix = torch.rand(side, side, device=device)
     short = matrix.to(devices.half_precision(device))
@@ -122,11 +109,8 @@ def limits(device: torch.device) -> dict[str, float]:
 
 def needs(device: torch.device, size: tuple[int, int], batch_size: int) -> dict[str, float]:
     """What a training step with all switches but the compiler needs for one picture, its loader
-    left out: {"operations", "bytes"}.
-
-    Operations are those of convolutions. Bytes are what every operation reads and writes, as if
-    nothing stayed in a cache.
-    """
+    left out: {"operations": of convolutions; "bytes": read and written by every operation, as if
+    nothing stayed in a cache}."""
     step, _ = _step(device, SWITCHES[:-1], size, batch_size)
     step()
     with FlopCounterMode(display=False) as counter, _Traffic() as whole:
@@ -139,9 +123,8 @@ def needs(device: torch.device, size: tuple[int, int], batch_size: int) -> dict[
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes that operations read and write: what they are given and what they give;
-    views move nothing. An operation in place writes to what it is given; `copy_` and its like do
-    not read what they fill."""
+    """Adds up the bytes that operations are given and give. Views move nothing; an operation in
+    place writes to what it is given; `copy_` and its like do not read what they fill."""
 
     FILL = ("copy_", "zero_", "fill_")
     bytes = 0
@@ -165,13 +148,9 @@ class _Traffic(TorchDispatchMode):
 
 
 def decoder_rates(device: torch.device, batch_size: int) -> dict[str, float]:
-    """Pictures of 256 x 320 a second, forward and backward, in turns: our networks for photographs,
-    {"semantic only", "own decoders"}, and other libraries' decoders on the same encoder
-    (`rivals.DECODERS`), which learn the semantic task alone.
-
-    Raises:
-        ModuleNotFoundError: the extra `rivals` is not installed.
-    """
+    """Pictures of 256 x 320 a second, forward and backward, in turns: of our networks for
+    photographs, "semantic only" and "own decoders", and of `rivals.DECODERS` (ModuleNotFoundError
+    without the extra `rivals`), which learn the semantic task alone."""
     names = {"semantic": recipes.TASKS["semantic"]}
     design = recipes.PHOTOGRAPHS.model | {"pretrained": False}
     networks: dict[str, nn.Module] = {
@@ -198,14 +177,9 @@ def network_rates(
     return _rates(networks, clock, len(images), turns=5)
 
 
-def profile(
-    device: torch.device, size: tuple[int, int], batch_size: int, steps: int
-) -> dict[str, float]:
-    """Shares of the time of plain steps, {group: share}, by torch's profiler; "other" is all that
-    is in no group.
-
-    On CUDA it is the time of the device's kernels, among which the loader on the CPU has none.
-    """
+def profile(device: torch.device, size, batch_size: int, steps: int) -> dict[str, float]:
+    """Shares of the time of plain steps by torch's profiler, see `shares`; on CUDA of the device's
+    kernels, among which the loader on the CPU has none."""
     step, _ = _step(device, (), size, batch_size)
     step(), step()  # to warm up
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's messages are for its authors
@@ -238,9 +212,7 @@ def data_rate(loader, device: torch.device, batches: int = 10) -> float:
     return loader.batch_size / seconds(read, batches)
 
 
-def loaders(
-    device: torch.device, size: tuple[int, int], batch_size: int
-) -> tuple[DataLoader, ResidentLoader]:
+def loaders(device: torch.device, size, batch_size: int) -> tuple[DataLoader, ResidentLoader]:
     """The same augmented scenes, from the CPU and kept on the device."""
     tau, changes = recipes.SCENES.tau, {"smallest_crop": 0.4, "light": recipes.SCENES.light}
     transform = v2.Compose([augmentation(size, **changes), targets.RegionTarget(tau)])
@@ -255,9 +227,8 @@ def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> t
     training.seed_everything(0)
     layout = torch.channels_last if "channels-last" in on else torch.contiguous_format
     half, short = devices.half_precision(device), "16-bit numbers" in on
-    model = models.FusionModel(recipes.TASKS).to(device).to(memory_format=layout).train()
-    loss, problem = FusionLoss(), ""
-    forward: nn.Module = model
+    model = models.FusionModel(recipes.TASKS).to(device, memory_format=layout).train()
+    loss, forward, problem = FusionLoss(), model, ""
     fused = "fused optimizer" in on and device.type != "mps"
     foreach = None if fused else False
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused, foreach=foreach)

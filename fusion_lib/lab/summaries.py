@@ -1,8 +1,5 @@
-"""What a figure shows, in words and numbers, to travel beside its picture.
-
-Pictures cannot be compared between machines pixel by pixel. A summary can: it names what is drawn
-and holds a coarse fingerprint of it, which differs by little where the last digits of data do.
-"""
+"""What a figure shows, in words and a few numbers, to travel beside its picture: unlike pixels, it
+can be compared between machines, and differs by little where the last digits of data do."""
 
 from __future__ import annotations
 
@@ -49,9 +46,8 @@ def register() -> None:
 def summary(figure: Figure | None = None) -> dict:
     """A figure (by default the current one) as words, counts, and lists of numbers.
 
-    Colours are in percent, three numbers each; those of images are means over `GRID` x `GRID`
-    blocks, after colour map and limits. Everything else gives its points in the units of the axes;
-    where there are more than `SAMPLES`, means of neighbours.
+    Colours are in percent, three numbers each; of images, means over `GRID` x `GRID` blocks. All
+    else gives its points in the units of the axes, above `SAMPLES` means of neighbours.
     """
     figure = figure or plt.gcf()
     return {

@@ -62,7 +62,6 @@ ORDER = (
     "lab.experiments",
     "lab.tables",
     "lab.notebooks",
-    "lab.scoreboard",
     "lab.jobs",
     "lab.speed",
     "lab.bench",

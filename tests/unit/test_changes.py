@@ -344,7 +344,7 @@ def test_picture_without_a_border_lies_infinitely_far():
 
 @pytest.mark.parametrize(
     "shape, edges, message",
-    [((3, 4), (0, 1), "expected equal ones"), ((4, 4), (0, 2, 1), "monotonically")],
+    [((3, 4), (0, 1), "expected equal shapes"), ((4, 4), (0, 2, 1), "monotonically")],
 )
 def test_border_errors_refuse_unequal_maps_and_edges_that_fall(shape, edges, message):
     with pytest.raises(ValueError, match=message):

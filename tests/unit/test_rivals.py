@@ -51,8 +51,7 @@ def test_unknown_decoder_and_other_tasks():
     with pytest.raises(ValueError, match="decoder is 'PSPNet'; expected one of: Unet, FPN, LRASPP"):
         Rival(SEMANTIC, "PSPNet")
     with pytest.raises(
-        ValueError,
-        match=r"outputs has the tasks \['semantic', 'region'\]; expected the semantic task alone",
+        ValueError, match=r"outputs is .*'region'.*; expected the semantic task alone"
     ):
         Rival(recipes.TASKS, "FPN")
 
