@@ -48,14 +48,10 @@ class Change:
 class Changed(SegmentationDataset):
     """The pictures of a split under one change.
 
-    Args:
-        dataset, split: split -> data set, for example `datasets.Scenes`; "train", "val" or "test".
-        change, severity: a name in `CHANGES`; 0 (unchanged) to the number of its values - 1.
-        pictures: how many, spread evenly over the split; default all.
-
-    Raises:
-        ValueError: unknown change or severity; a change that only scenes can undergo; more pictures
-            than there are.
+    Args: dataset(split) is a data set, for example a `datasets.Scenes`; change, a name in
+        `CHANGES`; severity, from 0 (unchanged) on; pictures, how many, spread evenly; default all.
+    Raises: ValueError: unknown change or severity; a change that only scenes can undergo; more
+        pictures than there are.
     """
 
     def __init__(self, dataset, split: str, change: str, severity: int, pictures=None):
@@ -67,9 +63,9 @@ class Changed(SegmentationDataset):
         pictures = count if pictures is None else pictures
         checks.expect(1 <= pictures <= count, "pictures", pictures, f"1 to {count}")
         self.seeds = scenes.SPLITS[split] if isinstance(self.base, Scenes) else None
-        if self.seeds is None and self.change.pixels is None:
-            refused = f"change is {change!r}, which only scenes can undergo"
-            raise ValueError(f"{refused}; expected one of {PIXEL_CHANGES}")
+        possible = CHANGES if self.seeds is not None else PIXEL_CHANGES
+        expected = f"one of {tuple(possible)}: the others only scenes can undergo"
+        checks.expect(change in possible, "change", change, expected)
         self.classes, self.further_classes = self.base.classes, self.base.further_classes
         self.value = self.change.values[severity]
         self.indices = np.linspace(0, count - 1, pictures).round().astype(int).tolist()
@@ -83,11 +79,10 @@ class Changed(SegmentationDataset):
         if self.seeds is not None and self.change.scene is not None:
             return self.change.scene(scenes.sample_scene(self.seeds[index]), self.value, chance)
         image, *labels = self.base.read(index)
-        assert self.change.pixels is not None  # see __init__
         return _to_bytes(self.change.pixels(image.astype(float), self.value, chance)), *labels
 
     def read_further(self, index: int):
-        """As the pictures had them: only scenes' labels move, and they have no further ones."""
+        """Only scenes' labels move, and they have no further ones."""
         return self.base.read_further(self.indices[index])
 
 
@@ -163,8 +158,7 @@ def _covered(scene, share, chance):
     for number in np.unique(region[thing]):
         angle, colour = 2 * np.pi * chance.random(), 255 * (0.15 + 0.7 * chance.random(3))
         own = region == number
-        hidden = round(share * own.sum())
-        if hidden == 0:
+        if (hidden := round(share * own.sum())) == 0:
             continue
         along = columns * np.cos(angle) + rows * np.sin(angle)
         patch = (own | ~thing) & (along <= np.sort(along[own])[hidden - 1])
@@ -257,8 +251,7 @@ def curves(model, dataset, decoding: dict, size=None, changes=CHANGES, pictures=
         pictured = Changed(dataset, "test", change, severity, pictures)
         return evaluation.evaluate(model, pictured, decoding, size)
 
-    result: dict[str, list[float]] = {}
-    unchanged: dict = {}  # the same pictures whatever the change
+    result, unchanged = {}, {}  # the latter are the same pictures whatever the change
     for change in changes:
         unchanged = unchanged or scores(change, 0)
         changed = [scores(change, severity) for severity in range(1, len(CHANGES[change].values))]

@@ -26,7 +26,7 @@ from fusion_lib.lab import recipes, rivals
 from fusion_lib.losses import FusionLoss
 from fusion_lib.transforms import augmentation
 
-# What the names of operations hold, on a CPU and on a GPU; the first group that fits has it.
+# What names of operations hold, on a CPU and on a GPU; the first group that fits has it.
 GROUPS = {
     "convolutions": ("conv", "gemm", "dgrad", "wgrad"),
     "loader": ("dataloader",),
@@ -153,19 +153,15 @@ def decoder_rates(device: torch.device, batch_size: int) -> dict[str, float]:
     without the extra `rivals`), which learn the semantic task alone."""
     names = {"semantic": recipes.TASKS["semantic"]}
     design = recipes.PHOTOGRAPHS.model | {"pretrained": False}
-    networks: dict[str, nn.Module] = {
-        "semantic only": models.FusionModel(names, **design),
-        "own decoders": models.FusionModel(recipes.TASKS, **design, sharing="decoders"),
-    }
-    networks |= {name: rivals.Rival(names, name, pretrained=False) for name in rivals.DECODERS}
-    return network_rates(device, networks, (batch_size, 3, 256, 320))
+    networks = {name: rivals.Rival(names, name, pretrained=False) for name in rivals.DECODERS}
+    own = models.FusionModel(recipes.TASKS, **design, sharing="decoders")
+    ours = {"semantic only": models.FusionModel(names, **design), "own decoders": own}
+    return network_rates(device, ours | networks, (batch_size, 3, 256, 320))
 
 
-def network_rates(
-    device: torch.device, networks: dict, shape: tuple[int, ...], backward: bool = True
-) -> dict[str, float]:
+def network_rates(device: torch.device, networks: dict, shape, backward=True) -> dict[str, float]:
     """Pictures a second of networks in turns, by `models.time_step`, as fast as the device allows
-    without the compiler; shape (N, 3, H, W)."""
+    without the compiler; shape is (N, 3, H, W)."""
     images = torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
     precision = devices.half_precision(device) if device.type == "cuda" else torch.float32
     for network in networks.values():

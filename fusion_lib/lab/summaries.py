@@ -6,19 +6,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable
 from itertools import groupby
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.category import StrCategoryFormatter
 from matplotlib.collections import Collection, PathCollection
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
-from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FuncFormatter
@@ -57,7 +53,7 @@ def summary(figure: Figure | None = None) -> dict:
     }
 
 
-def _panel(axes: Axes) -> dict:
+def _panel(axes) -> dict:
     frame = {axes.patch, *axes.spines.values()}
     drawn = [a for a in axes.get_children() if isinstance(a, DRAWN) and a not in frame]
     legend = axes.get_legend()
@@ -70,7 +66,7 @@ def _panel(axes: Axes) -> dict:
     }
 
 
-def _axis(axis: Axis) -> dict:
+def _axis(axis) -> dict:
     named = isinstance(axis.get_major_formatter(), NAMES)
     return {
         "label": axis.get_label_text(),
@@ -81,7 +77,7 @@ def _axis(axis: Axis) -> dict:
     }
 
 
-def _legend(legend: Legend) -> dict:
+def _legend(legend) -> dict:
     colours = [_colours(handle)[:1] for handle in legend.legend_handles]
     names = [text.get_text() for text in legend.get_texts()]
     return {"names": names, "colours": _percents(np.concatenate([np.empty((0, 3)), *colours]))}
@@ -150,7 +146,7 @@ def _coarse(rows: np.ndarray) -> np.ndarray:
     return np.array([block.mean(0) for block in np.array_split(rows, SAMPLES)])
 
 
-def _numbers(values: Iterable[float]) -> list[float]:
+def _numbers(values) -> list[float]:
     return [float(f"{value:.5g}") for value in values]
 
 

@@ -69,7 +69,7 @@ def test_claims_are_shown_in_full(monkeypatch):
     assert f"<td>{html.escape(LONG, quote=False)}</td>" in data["text/html"]
 
 
-# --- scoreboards -----------------------------------------------------------------------------------
+# --- scoreboards -------------------------------------------------------------------------------
 
 DECODING = {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4}
 PARTITION = {"covering", "VI bits", "adapted Rand error"}
