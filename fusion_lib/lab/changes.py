@@ -50,8 +50,8 @@ class Changed(SegmentationDataset):
 
     Args: dataset(split) is a data set, for example a `datasets.Scenes`; change, a name in
         `CHANGES`; severity, from 0 (unchanged) on; pictures, how many, spread evenly; default all.
-    Raises: ValueError: unknown change or severity; a change that only scenes can undergo; more
-        pictures than there are.
+    Raises: ValueError: unknown change or severity, one that only scenes can undergo, or too many
+        pictures.
     """
 
     def __init__(self, dataset, split: str, change: str, severity: int, pictures=None):

@@ -175,13 +175,9 @@ EXPERIMENTS = {
 
 def results(name: str) -> pd.DataFrame:
     """The stored rows of a declared experiment, in the declared order: one row a run, numbers as
-    float, series as lists, NaN or None where not measured. Of rows that cannot be used a warning
-    names the lines.
-
-    Raises:
-        ValueError: unknown experiment, or a results file of another version of it.
-        FileNotFoundError: nothing was stored yet.
-    """
+    float, series as lists, NaN or None where not measured. A warning names the lines that cannot be
+    used. Raises ValueError for an unknown experiment, or a results file of another version of it,
+    FileNotFoundError where nothing was stored yet."""
     table = _table(name)
     for problem in table.problems:
         warnings.warn(problem, stacklevel=2)

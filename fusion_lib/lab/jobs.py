@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -40,8 +41,9 @@ SHIPPED: dict[str, dict[str, dict]] = {
 }
 
 
-def scenes() -> int:
-    """Execute a copy of every notebook, write it as .ipynb and .html, and end with a scoreboard."""
+def scenes() -> int | None:
+    """Execute a copy of every notebook, write it as .ipynb and .html, and end with a scoreboard;
+    returns 1 if a notebook failed."""
     folder = BUILD / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     seconds, failed = {}, []
@@ -69,10 +71,10 @@ def scenes() -> int:
         found = tables.tested_row(model, recipes.SCENES, facts["decoding"], facts["minutes"])
         rows[f"fused, {name}"] = found
     _publish(tables.scoreboard(rows, "Scenes, 100 test pictures, seed 0"), "scenes")
-    return 0
+    return None
 
 
-def stanford_background() -> int:
+def stanford_background() -> None:
     """Train on photographs, or go on with it; write a scoreboard of fold 0, and fused maps."""
     folder, photographs = BUILD / "stanford_background", recipes.PHOTOGRAPHS
     rows = tables.classical_rows(photographs, ("Felzenszwalb",), pictures=15)
@@ -89,10 +91,9 @@ def stanford_background() -> int:
         path = folder / "fused_maps" / f"{test.image_ids[index]}.png"
         _draw(test[index]["image"], folder / "fused" / "model.safetensors", test.classes, path)
     print(f"fused maps of eight test photographs: {folder.relative_to(ROOT)}/fused_maps/")
-    return 0
 
 
-def checkpoint(data: str) -> int:
+def checkpoint(data: str) -> None:
     """Train the models of `SHIPPED` in the folders that their experiments use, and ship them with
     their decodings; all but the first of the scenes in half precision."""
     for name, run in SHIPPED[data].items():
@@ -105,10 +106,9 @@ def checkpoint(data: str) -> int:
             model.half()
         checkpoints.save_checkpoint(model, DATA / name, **facts)
     write_sums(DATA)
-    return 0
 
 
-def picture() -> int:
+def picture() -> None:
     """Draw README's pictures: fused, a test scene and scikit-image's photograph of a rocket (by
     SpaceX, CC0)."""
     scene, folder = datasets.Scenes("test"), DATA / "pictures"
@@ -117,7 +117,6 @@ def picture() -> int:
     image = v2.functional.resize(v2.functional.to_image(rocket()), [240, 320], antialias=True)
     classes, shipped = datasets.StanfordBackground.classes, files.data_file(PHOTO_CHECKPOINT)
     _draw(image, shipped, classes, folder / "photograph.png")
-    return 0
 
 
 def _publish(table: str, name: str) -> None:
@@ -141,12 +140,10 @@ def main(arguments: list[str]) -> int:
     """Do one of the jobs above; returns the exit status."""
     given = " ".join(arguments)
     jobs = {job.__name__: job for job in (scenes, stanford_background, picture)}
+    jobs |= {f"checkpoint_{data}": partial(checkpoint, data) for data in SHIPPED}
     if given in jobs:
-        return jobs[given]()
-    if (data := given.removeprefix("checkpoint_")) in SHIPPED:
-        return checkpoint(data)
-    expected = "scenes, stanford_background"
-    print(f"DATASET is {given!r}; expected one of: {expected}", file=sys.stderr)
+        return jobs[given]() or 0
+    print(f"DATASET is {given!r}; expected one of: {', '.join(SHIPPED)}", file=sys.stderr)
     return 2
 
 

@@ -94,12 +94,9 @@ def loaders(
     With `recipe.labels` or `recipe.pictures` below 1, `seed` draws the pictures that keep their
     semantic labels, or that there are; a larger share holds those of a smaller one, and every epoch
     has as many pictures as with all. Several processes share batches and validation pictures.
-
-    Raises:
-        ValueError: `recipe.labels` or `recipe.pictures` is not in (0, 1], or both are below 1; or
-            several processes or `recipe.resident` do not go together with such a share, or several
-            processes with the batch, `recipe.resident` with them or with affinities.
-    """
+    Raises ValueError for a share out of (0, 1], and for what does not go together: both shares
+    below 1; several processes, with a share or a batch they cannot divide; `recipe.resident`, with
+    a share, affinities or several processes."""
     rank, sharers = processes.rank_and_count()
     _check(recipe, outputs, sharers)
     val = _validation_pictures(recipe, outputs)

@@ -52,11 +52,8 @@ class Experiment:
 
 class Table:
     """The results file of an experiment: `rows` that are done, by key, and `problems` in words.
-
-    Raises:
-        ValueError: two declared runs would have the same cells; or, with what changed, the file has
-            other columns, or a declared run was made with other settings.
-    """
+    Raises ValueError if two declared runs would have the same cells or, with what changed, if the
+    file has other columns, or a declared run was made with other settings."""
 
     def __init__(self, experiment: Experiment, path: Path):
         self.experiment, self.path = experiment, path

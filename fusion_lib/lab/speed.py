@@ -70,9 +70,8 @@ def ladder(
     switch is left out. The default fused model learns scenes, resized; plain is a loader on the
     CPU, 32-bit numbers, the usual memory layout, AdamW step by step, and a look at every loss.
 
-    Args: steps, timed in each of three turns, of which the median counts; compile, try the last
-        switch too, which takes up to a minute on a CPU.
-    """
+    `steps` are timed in each of three turns, of which the median counts; to `compile` takes up to a
+    minute on a CPU."""
     works: dict[str, Callable] = {}
     rates: dict[str, float | str] = {}
     for count, name in enumerate(("plain", *SWITCHES)):

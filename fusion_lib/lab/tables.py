@@ -24,7 +24,7 @@ SHOWN = {
     "covering fused": "covering_fused",
     "PQ fused": "pq_fused",
 }
-TASKS_OF = {"semantic only": ("semantic",), "region only": ("region",), "fused": (*recipes.TASKS,)}
+TASKS_OF = {"semantic only": {"semantic": 8}, "region only": {"region": 3}, "fused": recipes.TASKS}
 # What the reader of a scoreboard sees, and where `evaluation.evaluate` has it.
 COLUMNS = {
     "mIoU argmax": "semantic.miou",
@@ -70,13 +70,9 @@ def claims_table(
     """Each claim beside its number: columns "claim", "mean" and "95% interval" (Student's t, see
     `intervals.t_interval`) in `unit`, and "runs".
 
-    Args:
-        claims: sentence -> differences of paired runs, one a pair, at least two; or one number,
-            which stands there without interval and runs.
-        unit, digits: of all numbers, for example "points of mIoU"; after the decimal point.
-
-    Raises:
-        ValueError: a number is not finite, or a sentence has fewer than two differences.
+    Args: claims, sentence -> differences of paired runs, at least two, or one number, which stands
+        there without interval and runs; unit of all numbers; digits after the decimal point.
+    Raises: ValueError: a number is not finite, or a sentence has fewer than two differences.
     """
     rows = []
     for sentence, values in claims.items():
@@ -115,7 +111,7 @@ def classical_rows(recipe: recipes.Recipe, names: tuple[str, ...], pictures: int
 
 def learned_row(recipe: recipes.Recipe, name: str, folder: Path | None, seed: int = 0) -> dict:
     """Train one of `TASKS_OF` and test it; a fused one is saved in `folder`."""
-    tasks = {task: recipes.TASKS[task] for task in TASKS_OF[name]}
+    tasks = TASKS_OF[name]
     model, history = recipes.fit(recipe, tasks, seed, folder)
     decoding = recipes.tune_decoding(model, recipe) if "region" in tasks else {}
     if folder is not None and len(tasks) == 2:
