@@ -1,11 +1,9 @@
 """The advanced region head: which pixels belong together, learned for pairs of pixels.
 
-A region id is arbitrary, but whether two pixels share one is not. Pairs that lie near each other
-find the borders; pairs that lie far apart see past a gap in a border, and so keep apart what a leak
-would join. A mutex watershed turns the pairs into regions.
+A region id is arbitrary, but whether two pixels share one is not. Near pairs find the borders; far
+pairs see past a gap in a border, and so keep apart what a leak would join. A mutex watershed turns
+the pairs into regions.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -18,10 +16,9 @@ from fusion_lib import checks
 from fusion_lib.scenes import REGION_VOID, connected_regions
 from fusion_lib.targets import TARGET_VOID
 
-# (pixels down, pixels to the right), for pictures of 64 x 64: a third of what suits 240 x 320 (9
-# and 27 for 3 and 9). The first two are the 4-neighbours, at any size. 3 pixels reach across the
-# blur of a border, 9 past a gap in it; three of four things are wider than that, so that such a
-# pair seldom spans a whole thing.
+# (pixels down, pixels to the right), for pictures of 64 x 64; for 240 x 320, 9 and 27 suit in place
+# of 3 and 9. The first two are the 4-neighbours, at any size. 3 pixels reach across the blur of a
+# border, 9 past a gap in it, but seldom across a whole thing: three of four are wider.
 OFFSETS = ((1, 0), (0, 1), (3, 0), (0, 3), (3, 3), (3, -3), (9, 0), (0, 9))
 Offsets = Sequence[tuple[int, int]]
 
@@ -32,8 +29,7 @@ def affinity_target(region: np.ndarray, offsets: Offsets = OFFSETS) -> np.ndarra
     a_k(x) = 1[R(x) = R(x + o_k)], void where either pixel is void or outside the picture.
 
     Args: region (H, W), integer ids, void -1; offsets, K pairs (pixels down, to the right), o_k.
-    Returns: (K, H, W) int64.
-    Raises: TypeError, ValueError: `region` is no two-dimensional integer map.
+    Returns: (K, H, W) int64. Raises: TypeError, ValueError, `region` is no such map.
     """
     region = checks.label_map("region", region)
     target = np.full((len(offsets), *region.shape), TARGET_VOID, np.int64)
@@ -63,29 +59,18 @@ def affinity_cross_entropy(
     -(1/|V|) sum_{(k, x) in V} a log p + (1 - a) log(1 - p), with p the sigmoid of the logit and a
     the affinity of pixel x in channel k. If V is empty the loss is 0 and its gradient is 0.
 
-    Shape:
-        logits: (N, K, H, W) float.
-        target: (N, K, H, W) int64, 0 or 1, void 255.
-        normaliser: () number, optional, to divide by in place of |V|, if this is part of a batch.
-        returns: () float.
-
-    Raises:
-        ValueError: the shapes differ or N is 0; or (on a CPU) a target is not 0, 1 or void.
+    Shape: float logits and int64 target (0, 1, void 255), both (N, K, H, W) -> (), float;
+        normaliser, () to divide by in place of |V|, if this is part of a batch.
+    Raises: ValueError, the shapes differ or N is 0; or (on a CPU) a target is not 0, 1 or void.
     """
-    if logits.shape != target.shape or not len(logits):
-        raise ValueError(
-            f"logits has shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected"
-            " (N, K, H, W) for both, N at least 1"
-        )
+    fit = logits.shape == target.shape and len(logits)
+    checks.shapes(fit, "(N, K, H, W) for both, N at least 1", logits=logits, target=target)
     same, valid = target == 1, target != TARGET_VOID
     if target.device.type == "cpu" and not (same | (target == 0) | ~valid).all():
-        found = target[valid]
-        raise ValueError(
-            f"target holds {found.min()}..{found.max()}; expected 0, 1 or void {TARGET_VOID}"
-        )
-    losses = F.binary_cross_entropy_with_logits(
-        logits.float(), same.float(), valid.float(), reduction="sum"
-    )
+        found = f"target holds {target[valid].min()}..{target[valid].max()}"
+        raise ValueError(f"{found}; expected 0, 1 or void {TARGET_VOID}")
+    logits, same, weight = logits.float(), same.float(), valid.float()
+    losses = F.binary_cross_entropy_with_logits(logits, same, weight, reduction="sum")
     count = valid.sum() if normaliser is None else normaliser
     return losses / count.where(count > 0, 1)
 
@@ -103,8 +88,8 @@ def decode_affinities(
     4-neighbours attract with weight p, other pairs repel with weight 1 - p - bias, where that is
     positive. Pairs are visited by falling weight. One that attracts joins the regions of its two
     pixels, unless they must stay apart; one that repels decides that they must, unless they are
-    joined. At last regions of few pixels, mostly slivers along borders, give way to their
-    neighbours: the others grow by watershed over 1 - p of the 4-neighbours.
+    joined. At last regions of few pixels, mostly slivers along borders, give way to the others,
+    which grow by watershed over 1 - p of the 4-neighbours.
 
     Pixels of two classes are of two regions. With the semantic probabilities q, p_k(x) is first
     multiplied by (sum_c q_x[c] q_{x + o_k}[c])^w.
@@ -113,21 +98,15 @@ def decode_affinities(
         probabilities: (K, H, W) float, sigmoid of the logits, used where x + o_k is in the picture.
         bias: above 0 gives fewer regions, below 0 more.
         smallest: pixels that a region has, if any region has as many; 1 keeps all.
-        semantic: (C, H, W) float, softmax of the semantic logits; None leaves them out.
-        edge_weight: w, how much the classes count.
+        semantic, edge_weight: q, and w, as in `regions.decode_regions`.
         offsets: the K pairs of the target, see `affinity_target`.
 
-    Returns:
-        (H, W) int64, ids 0..R-1 of 4-connected regions, no void.
-
-    Raises:
-        ValueError: as `regions.decode_regions`; or bias is not finite, or smallest negative.
-        ModuleNotFoundError: mwatershed is not installed.
+    Returns: (H, W) int64, ids 0..R-1 of 4-connected regions, no void.
+    Raises: ValueError, as `regions.decode_regions`, or bias is not finite, or smallest negative;
+        ModuleNotFoundError, mwatershed is not installed.
     """
-    if not np.isfinite(bias) or not smallest >= 0:
-        raise ValueError(
-            f"bias is {bias} and smallest {smallest}; expected numbers, smallest from 0"
-        )
+    message = f"bias is {bias} and smallest {smallest}; expected finite numbers, smallest from 0"
+    checks.require(np.isfinite(bias) and smallest >= 0, message)
     probabilities = decoder_input(probabilities, len(offsets), semantic, edge_weight)
     if semantic is not None and edge_weight:
         for channel, offset in zip(probabilities, offsets):
@@ -143,17 +122,12 @@ def decoder_input(probabilities, channels: int, semantic, edge_weight: float) ->
     """The probabilities that a decoder is given, as a float64 copy, after all guards."""
     checks.not_negative(edge_weight=edge_weight)
     probabilities = np.array(probabilities, np.float64)
-    if probabilities.ndim != 3 or len(probabilities) != channels:
-        raise ValueError(
-            f"probabilities has shape {probabilities.shape}; expected ({channels}, H, W)"
-        )
+    fit = probabilities.ndim == 3 and len(probabilities) == channels
+    checks.shapes(fit, f"({channels}, H, W)", probabilities=probabilities)
     checks.probabilities("probabilities", probabilities)
     if semantic is not None:
-        if semantic.ndim != 3 or semantic.shape[1:] != probabilities.shape[1:]:
-            raise ValueError(
-                f"semantic has shape {semantic.shape} and probabilities {probabilities.shape};"
-                " expected equal sizes"
-            )
+        fit = semantic.ndim == 3 and semantic.shape[1:] == probabilities.shape[1:]
+        checks.shapes(fit, "equal sizes", semantic=semantic, probabilities=probabilities)
         checks.probabilities("semantic", semantic)
     return probabilities
 
@@ -169,10 +143,9 @@ def _mutex_watershed(probabilities: np.ndarray, bias: float, offsets: Offsets) -
     try:
         import mwatershed
     except ModuleNotFoundError as error:
-        advice = "install it with: pip install mwatershed"
-        raise ModuleNotFoundError(f"decode_affinities needs mwatershed; {advice}") from error
-    size = probabilities.shape[1:]
-    lengths = np.abs(offsets)
+        advice = "decode_affinities needs mwatershed; install it with: pip install mwatershed"
+        raise ModuleNotFoundError(advice) from error
+    size, lengths = probabilities.shape[1:], np.abs(offsets)
     fits = (lengths < size).all(1)  # the package wants no offset that reaches out everywhere
     if not fits.any():
         return np.zeros(size, np.int64)  # a single pixel

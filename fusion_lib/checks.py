@@ -1,34 +1,49 @@
 """Guards that several modules share. Each names the argument, what came and what was expected."""
 
-from __future__ import annotations
-
 import numpy as np
 
 
-def expect(holds: bool, name: str, value: object, expected: str) -> None:
-    """Raise a ValueError unless the condition on the value holds."""
+def require(holds: object, message: str) -> None:
+    """Raise a ValueError unless the condition holds."""
     if not holds:
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
+        raise ValueError(message)
 
 
-def integers(name: str, values) -> np.ndarray:
+def expect(holds: object, name: str, value: object, expected: str) -> None:
+    """Raise a ValueError unless the condition on the value holds."""
+    require(holds, f"{name} is {value!r}; expected {expected}")
+
+
+def shapes(holds: object, expected: str, /, **arrays) -> None:
+    """Raise a ValueError unless the condition on the shapes of the arrays holds."""
+    if not holds:
+        found = " and ".join(f"{name} {tuple(array.shape)}" for name, array in arrays.items())
+        found = found.replace(" ", " has shape ", 1)  # after the first name
+        raise ValueError(f"{found}; expected {expected}")
+
+
+def integers(name: str, values, kinds: str = "biu") -> np.ndarray:
     """The values as an array, if they are whole numbers or truth values; else a TypeError."""
     values = np.asarray(values)
-    if values.dtype.kind not in "biu":
+    if values.dtype.kind not in kinds:
         raise TypeError(f"{name} has dtype {values.dtype}; expected integers: round and cast it")
     return values
 
 
 def label_map(name: str, labels) -> np.ndarray:
     """The labels, if they are (H, W) integers (TypeError) of at least -1 (ValueError)."""
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {labels.dtype}; expected integers: round and cast it")
-    if labels.ndim != 2:
-        raise ValueError(f"{name} has shape {labels.shape}; expected (H, W)")
-    if (lowest := labels.min(initial=0)) < -1:
-        raise ValueError(f"{name} holds {lowest}; expected numbers from 0 on, or void -1")
+    labels = integers(name, labels, kinds="iu")
+    shapes(labels.ndim == 2, "(H, W)", **{name: labels})
+    lowest = labels.min(initial=0)
+    require(lowest >= -1, f"{name} holds {lowest}; expected numbers from 0 on, or void -1")
     return labels
+
+
+def integer_maps(**maps) -> list[np.ndarray]:
+    """The maps as arrays, if they are of integers (TypeError) and of one shape (ValueError)."""
+    arrays = {name: integers(name, values) for name, values in maps.items()}
+    same_shape(**arrays)
+    return list(arrays.values())
 
 
 def classes(name: str, labels: np.ndarray, count: int) -> None:
@@ -40,28 +55,21 @@ def classes(name: str, labels: np.ndarray, count: int) -> None:
 
 def same_shape(**arrays: np.ndarray) -> None:
     """Raise a ValueError unless all arrays have the shape of the first."""
-    (first, one), *others = arrays.items()
-    for name, other in others:
-        if other.shape != one.shape:
-            raise ValueError(
-                f"{first} has shape {one.shape} and {name} {other.shape}; expected equal shapes"
-            )
+    shapes(len({array.shape for array in arrays.values()}) == 1, "equal shapes", **arrays)
 
 
 def not_negative(**numbers: float) -> None:
     """Raise a ValueError unless every number is finite and at least 0."""
     for name, number in numbers.items():
-        if not 0 <= number < float("inf"):
-            raise ValueError(f"{name} is {number}; expected a finite number of at least 0")
+        message = f"{name} is {number}; expected a finite number of at least 0"
+        require(0 <= number < float("inf"), message)
 
 
 def probabilities(name: str, values: np.ndarray) -> None:
     """Raise a ValueError unless all values lie in [0, 1], but for rounding."""
     if not ((values >= -1e-6) & (values <= 1 + 1e-6)).all():
-        raise ValueError(
-            f"{name} holds {values.min()}..{values.max()}; expected numbers in [0, 1], such as the"
-            " softmax or the sigmoid of logits"
-        )
+        found = f"{name} holds {values.min()}..{values.max()}; expected numbers in [0, 1]"
+        raise ValueError(f"{found}, such as the softmax or the sigmoid of logits")
 
 
 def compact(ids: np.ndarray) -> np.ndarray:

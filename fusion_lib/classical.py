@@ -1,20 +1,15 @@
-"""Image segmentation without learning: by colour, by texture, by edges."""
-
-from __future__ import annotations
+"""Image segmentation without learning, by colour, by texture, by edges: (H, W, 3) uint8 picture ->
+(H, W) int64 regions, ids 0..R-1. `smoothing` is a Gaussian's standard deviation in pixels."""
 
 import numpy as np
 from scipy import ndimage
 
+from fusion_lib.regions import flood
 from fusion_lib.scenes import connected_regions
 
 
 def kmeans_regions(image: np.ndarray, clusters: int, smoothing: float, seed: int = 0) -> np.ndarray:
-    """Image segmentation by colour: k-means on smoothed RGB, connected areas of one cluster are
-    regions.
-
-    Args: image (H, W, 3) uint8; clusters k; smoothing, the Gaussian's standard deviation in pixels.
-    Returns: (H, W) int64, ids 0..R-1.
-    """
+    """By colour: k-means on smoothed RGB; connected areas of one of the k clusters are regions."""
     from scipy.cluster.vq import kmeans2
 
     colours = ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0)).reshape(-1, 3)
@@ -25,33 +20,18 @@ def kmeans_regions(image: np.ndarray, clusters: int, smoothing: float, seed: int
 def felzenszwalb_regions(
     image: np.ndarray, scale: float, smoothing: float, min_size: int
 ) -> np.ndarray:
-    """Image segmentation by colour and texture: graph merging (Felzenszwalb & Huttenlocher 2004).
-
-    Args: image (H, W, 3) uint8; scale, larger gives larger regions; smoothing in pixels; min_size
-    in pixels.
-    Returns: (H, W) int64, ids 0..R-1.
-    """
+    """By colour and texture: graph merging (Felzenszwalb & Huttenlocher 2004). A larger `scale`
+    gives larger regions, which have `min_size` pixels at least."""
     from skimage.segmentation import felzenszwalb
 
     return felzenszwalb(image, scale=scale, sigma=smoothing, min_size=min_size).astype(np.int64)
 
 
 def gradient_watershed_regions(image: np.ndarray, smoothing: float, threshold: float) -> np.ndarray:
-    """Image segmentation by edges: watershed on the colour gradient, from markers where it is
-    small.
-
-    Args: image (H, W, 3) uint8; smoothing in pixels; threshold, the gradient (per pixel, colours in
-        [0, 1]) below which a pixel belongs to a marker.
-    Returns: (H, W) int64, ids 0..R-1.
-    """
-    from skimage.segmentation import watershed
-
+    """By edges: `flood` over the colour gradient, from where it lies below a threshold (per pixel,
+    colours in [0, 1])."""
     smooth = ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0))
-    slopes = [
-        ndimage.sobel(smooth[..., colour], axis) / 8 for colour in range(3) for axis in (0, 1)
-    ]
+    axes = ((colour, axis) for colour in range(3) for axis in (0, 1))
+    slopes = [ndimage.sobel(smooth[..., colour], axis) / 8 for colour, axis in axes]
     gradient = np.sqrt(sum(slope**2 for slope in slopes))
-    markers, count = ndimage.label(gradient < threshold)
-    if count == 0:
-        return np.zeros(gradient.shape, np.int64)
-    return watershed(gradient, markers).astype(np.int64) - 1
+    return flood(gradient, gradient < threshold)

@@ -1,26 +1,21 @@
 """Every task's metrics of a model over a data set."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import numpy as np
 
-from fusion_lib import metrics
+from fusion_lib import checks, metrics
 from fusion_lib.datasets import attribute
 from fusion_lib.losses import ALL_TARGET_KEYS
 from fusion_lib.prediction import predict
 from fusion_lib.regions import decode, fuse, has_regions, vote
 from fusion_lib.scenes import connected_regions
 
+Ids = Collection[int] | None  # of classes
+
 
 def evaluate(
-    model,
-    dataset,
-    decoding: dict,
-    size: tuple[int, int] | None = None,
-    things: Collection[int] | None = None,
-    stuff: Collection[int] | None = None,
+    model, dataset, decoding: dict, size=None, things: Ids = None, stuff: Ids = None
 ) -> dict:
     """Every task's metrics of a model over a data set, each picture at its own resolution.
 
@@ -32,19 +27,15 @@ def evaluate(
         size: see `prediction.predict`.
         things, stuff: ids of the classes of either kind; default: those of the data set.
 
-    Returns:
-        Depending on the tasks: "semantic" (argmax), "voted" (one class a region) and "fused" (the
-        vote's weight as in `decoding`), each as `semantic_scores`; "partition", the means of
+    Returns: depending on the tasks, "semantic" (argmax), "voted" (one class a region) and "fused"
+        (the vote's weight as in `decoding`), each as `semantic_scores`; "partition", the means of
         `partition_scores`; "panoptic_quality" of the voted map; "areas", covering and panoptic
         quality of the argmax map's connected areas as regions; and under the name of each further
         task the `semantic_scores` of its argmax. No panoptic quality without things and stuff.
-
-    Raises:
-        ValueError: the data set is empty or does not name its classes; a sample lacks the labels of
-            a further task; or a label is neither of the things nor of the stuff.
+    Raises: ValueError, the data set is empty or does not name its classes; a sample lacks a further
+        task's labels; or a label is neither of the things nor of the stuff.
     """
-    if not len(dataset):
-        raise ValueError("dataset is empty; expected at least one picture")
+    checks.require(len(dataset), "dataset is empty; expected at least one picture")
     num_classes = len(attribute(dataset, "classes"))
     if things is None and stuff is None:
         things, stuff = _kind(dataset, "things"), _kind(dataset, "stuff")
@@ -73,16 +64,12 @@ def evaluate(
             quality["voted"].update(true_semantic, true_region, maps["voted"], region)
         pairs = {name: (true_semantic, labels, num_classes) for name, labels in maps.items()}
         for task in (task for task in outputs if task not in ALL_TARGET_KEYS):
-            if task not in sample:
-                raise ValueError(
-                    f"the sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}"
-                )
+            message = f"sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}"
+            checks.require(task in sample, message)
             pairs[task] = sample[task], outputs[task].argmax(0), len(outputs[task])
         for name, pair in pairs.items():
             confusions[name] = confusions.get(name, 0) + metrics.confusion_matrix(*pair)
-    scores: dict = {
-        name: metrics.semantic_scores(confusion) for name, confusion in confusions.items()
-    }
+    scores: dict = {name: metrics.semantic_scores(c) for name, c in confusions.items()}
     if partitions:
         scores["partition"] = mean_scores(partitions)
     if areas_covering:

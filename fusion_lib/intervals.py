@@ -1,8 +1,8 @@
 """How sure a mean of few runs is."""
 
-from __future__ import annotations
-
 import numpy as np
+
+from fusion_lib import checks
 
 
 def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:
@@ -13,7 +13,7 @@ def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> 
 
     Args: values (n,), at least two; level, the wanted coverage.
     Returns: lower and upper end. The same values always give the same interval.
-    Raises: ValueError: fewer than two values, or one is not finite.
+    Raises: ValueError, fewer than two values, or one is not finite.
     """
     values = _sample(values)
     drawn = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
@@ -26,14 +26,13 @@ def t_interval(values, level: float = 0.95) -> tuple[float, float]:
     from scipy import stats
 
     values = _sample(values)
-    reach = (
-        stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    )
+    count = len(values)
+    reach = stats.t.ppf((1 + level) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def _sample(values) -> np.ndarray:
     values = np.asarray(values, float)
-    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"values is {values}; expected at least two finite numbers in a row")
+    fit = values.ndim == 1 and len(values) > 1 and np.isfinite(values).all()
+    checks.expect(fit, "values", values.tolist(), "at least two finite numbers in a row")
     return values

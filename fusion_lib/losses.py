@@ -1,11 +1,8 @@
 """The tasks' losses and their weighted sum, L = alpha * L_seg + beta * L_cls.
 
-The article calls the loss of the semantic task L_seg and the loss of the region task L_cls. Both
-are cross entropies per pixel, averaged over the pixels that are not void. So is that of any further
-task.
+The article calls the loss of the semantic task L_seg and the loss of the region task L_cls. Both,
+and that of any further task, are cross entropies, averaged over the pixels that are not void.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable
 
@@ -17,6 +14,7 @@ from fusion_lib import checks
 from fusion_lib.affinities import affinity_cross_entropy
 from fusion_lib.scenes import SEMANTIC_VOID
 
+Tensors = dict[str, Tensor]
 # Where a batch keeps each task's target; affinities are the region task in another form.
 ALL_TARGET_KEYS = {"semantic": "semantic", "region": "region_target", "affinity": "affinity_target"}
 
@@ -36,38 +34,24 @@ def pixel_cross_entropy(
     at pixel i, t_i its target, and V the pixels whose target is not 255. If V is empty the loss is
     0 and its gradient is 0.
 
-    Shape:
-        logits: (N, C, H, W) float.
-        target: (N, H, W) int64 in 0..C-1, void 255.
-        weight: (C,) float, optional, at least 0.
-        normaliser: () float, optional, to divide by if this is part of a larger batch; see
-            `FusionLoss.normalisers`.
-        returns: () float.
-
-    Raises:
-        TypeError: target is not int64 (a float target would silently be read as probabilities).
-        ValueError: the shapes do not fit or N is 0; or (looked for on a CPU only, a GPU would have
-            to wait for the answer) a target is neither a class nor void, or a weight is negative or
-            not finite.
+    Shape: logits (N, C, H, W) and weight (C,), float; target (N, H, W) int64 in 0..C-1, void 255;
+        normaliser (), to divide by in a part of a batch, see `FusionLoss.normalisers` -> ().
+    Raises: TypeError, target is not int64 (a float one would silently be read as probabilities);
+        ValueError, the shapes do not fit or N is 0; or (looked for on a CPU only, a GPU would have
+        to wait) a target is neither a class nor void, or a weight is negative or not finite.
     """
     if target.dtype != torch.int64:
         raise TypeError(f"target has dtype {target.dtype}; expected torch.int64 class indices")
-    if logits.ndim != 4 or target.shape != (len(logits), *logits.shape[2:]) or not len(logits):
-        raise ValueError(
-            f"logits has shape {tuple(logits.shape)} and target {tuple(target.shape)}; "
-            "expected (N, C, H, W) and (N, H, W), N at least 1"
-        )
+    fit = logits.ndim == 4 and len(logits) and target.shape == (len(logits), *logits.shape[2:])
+    expected = "(N, C, H, W) and (N, H, W), N at least 1"
+    checks.shapes(fit, expected, logits=logits, target=target)
     if target.device.type == "cpu":
         valid, classes = target != SEMANTIC_VOID, logits.shape[1]
         if ((target < 0) | (target >= classes))[valid].any():
-            raise ValueError(
-                f"target holds {target[valid].min()}..{target[valid].max()}; "
-                f"expected 0..{classes - 1} or void {SEMANTIC_VOID}"
-            )
+            found = f"target holds {target[valid].min()}..{target[valid].max()}"
+            raise ValueError(f"{found}; expected 0..{classes - 1} or void {SEMANTIC_VOID}")
         _check_class_weights("weight", weight, classes)
-    total = F.cross_entropy(
-        logits, target, weight=weight, ignore_index=SEMANTIC_VOID, reduction="sum"
-    )
+    total = F.cross_entropy(logits, target, weight, ignore_index=SEMANTIC_VOID, reduction="sum")
     count = pixel_normaliser(target, weight) if normaliser is None else normaliser
     return total / count.where(count > 0, 1)  # 0 / 1 where nothing counts: no loss, no gradient
 
@@ -79,20 +63,16 @@ def pixel_normaliser(target: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def _check_class_weights(name: str, weight: Tensor | None, classes: int) -> None:
-    if weight is not None and not (
-        weight.shape == (classes,) and ((weight >= 0) & weight.isfinite()).all()
-    ):
-        raise ValueError(
-            f"{name} is {weight.tolist()}; expected {classes} finite numbers of at least 0"
-        )
+    if weight is not None:
+        fit = weight.shape == (classes,) and ((weight >= 0) & weight.isfinite()).all()
+        checks.expect(fit, name, weight.tolist(), f"{classes} finite numbers of at least 0")
 
 
 class FusionLoss(nn.Module):
     """L = alpha * L_seg + beta * L_cls, and so on for further tasks, with each part beside it.
 
     Args:
-        alpha: weight of the semantic task, at least 0.
-        beta: weight of the region task, at least 0.
+        alpha, beta: weights of the semantic and of the region task, at least 0.
         region_weights: (3,) class weights of boundary, rim and core; see `targets.class_weights`.
         further: {task: its weight, at least 0} of other tasks; 1 for one that is not named.
 
@@ -105,9 +85,7 @@ class FusionLoss(nn.Module):
         normalisers: {task: ()}, optional; of the whole batch, if this is a piece of it.
         returns: {"total": (), task: ()}.
 
-    Raises:
-        ValueError: a weight is negative or not finite, a task is called "total", or its target is
-            not in the batch.
+    Raises: ValueError, a weight negative or not finite, a task without target or called "total".
     """
 
     region_weights: Tensor | None
@@ -121,56 +99,43 @@ class FusionLoss(nn.Module):
     ):
         super().__init__()
         further = further or {}
-        if known := sorted({"total", *ALL_TARGET_KEYS} & further.keys()):
-            raise ValueError(f"further names {known}; alpha weighs semantic and beta region")
+        known = sorted({"total", *ALL_TARGET_KEYS} & further.keys())
+        checks.require(not known, f"further names {known}; alpha weighs semantic and beta region")
         checks.not_negative(**{"alpha": alpha, "beta": beta, **further})
         _check_class_weights("region_weights", region_weights, 3)
         self.task_weights = {"semantic": alpha, "region": beta, **further}
         self.register_buffer("region_weights", region_weights)
 
     def forward(
-        self,
-        outputs: dict[str, Tensor],
-        batch: dict[str, Tensor],
-        normalisers: dict[str, Tensor] | None = None,
-    ) -> dict[str, Tensor]:
+        self, outputs: Tensors, batch: Tensors, normalisers: Tensors | None = None
+    ) -> Tensors:
         parts, whole = {}, normalisers or dict.fromkeys(outputs)
         for task, logits in outputs.items():
-            target = self._target(task, batch)
+            target, weight = self._target(task, batch)
             if task == "affinity":
                 parts[task] = affinity_cross_entropy(logits, target, whole[task])
             else:
-                weight = self._class_weights(task)
                 parts[task] = pixel_cross_entropy(logits, target, weight, whole[task])
         return {"total": self.total(parts), **parts}
 
-    def total(self, parts: dict[str, Tensor]) -> Tensor:
+    def total(self, parts: Tensors) -> Tensor:
         """The weighted sum of {task: ()}."""
         task_weights = {**self.task_weights, "affinity": self.task_weights["region"]}
         terms = [task_weights.get(task, 1.0) * part for task, part in parts.items()]
         return sum(terms[1:], terms[0])
 
-    def normalisers(self, tasks: Iterable[str], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def normalisers(self, tasks: Iterable[str], batch: Tensors) -> Tensors:
         """What the sum over the pixels is divided by, {task: ()}: how many, or their weights' sum.
 
         The losses of the pieces of a batch, each divided by the whole batch's normalisers, add up
         to the loss of the whole. The mean of the pieces' own means does not, unless all have
         equally many valid pixels.
         """
-        return {
-            task: pixel_normaliser(self._target(task, batch), self._class_weights(task))
-            for task in tasks
-        }
+        return {task: pixel_normaliser(*self._target(task, batch)) for task in tasks}
 
-    def _class_weights(self, task: str) -> Tensor | None:
-        return self.region_weights if task == "region" else None
-
-    def _target(self, task: str, batch: dict[str, Tensor]) -> Tensor:
-        if task == "total":
-            raise ValueError("a task is called 'total', as the sum of all is; give it another name")
-        if target_key(task) not in batch:
-            raise ValueError(
-                f"batch has {sorted(batch)}; task {task!r} expects its target as"
-                f" {target_key(task)!r}"
-            )
-        return batch[target_key(task)]
+    def _target(self, task: str, batch: Tensors) -> tuple[Tensor, Tensor | None]:
+        key = target_key(task)
+        checks.require(task != "total", "a task is called 'total', as the sum of all is; rename it")
+        message = f"batch has {sorted(batch)}; task {task!r} expects its target as {key!r}"
+        checks.require(key in batch, message)
+        return batch[key], self.region_weights if task == "region" else None

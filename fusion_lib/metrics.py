@@ -4,9 +4,10 @@ All metrics leave void pixels of the truth out. A predicted region id below 0 sa
 belongs to no region: it is missed, and counts as such. Semantic metrics accumulate one confusion
 matrix over the whole data set before they divide; partition ones are computed for each picture and
 then averaged. Ids may be any whole numbers; only which pixels share one counts.
-"""
 
-from __future__ import annotations
+Maps are (H, W); one that is not of integers is a TypeError, another shape, label or a true region
+below -1 a ValueError.
+"""
 
 from collections.abc import Collection
 
@@ -20,23 +21,15 @@ from fusion_lib.targets import boundary_mask
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixel counts, (C, C) int64: row is the true class, column the predicted one.
-
-    Void truth (255) is left out.
-
-    Raises:
-        TypeError: a label is no integer.
-        ValueError: the shapes differ, or a label (a predicted 255, too) is outside 0..C-1.
-    """
-    truth, prediction = checks.integers("truth", truth), checks.integers("prediction", prediction)
-    checks.same_shape(truth=truth, prediction=prediction)
+    """Pixel counts, (C, C) int64: row is the true class (not void, 255), column the predicted one.
+    A label outside 0..C-1, a predicted 255 too, is a ValueError."""
+    truth, prediction = checks.integer_maps(truth=truth, prediction=prediction)
     valid = truth != SEMANTIC_VOID
     truth, prediction = truth[valid], prediction[valid]
-    for name, labels in (("truth", truth), ("prediction", prediction)):
+    for name, labels in {"truth": truth, "prediction": prediction}.items():
         if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
-            raise ValueError(
-                f"{name} holds {labels.min()}..{labels.max()}; expected 0..{num_classes - 1}"
-            )
+            found = f"{name} holds {labels.min()}..{labels.max()}"
+            raise ValueError(f"{found}; expected 0..{num_classes - 1}")
     pairs = num_classes * truth.astype(np.int64) + prediction.astype(np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -60,10 +53,8 @@ def semantic_scores(confusion: np.ndarray) -> dict:
 
 
 def contingency(truth: np.ndarray, prediction: np.ndarray) -> sparse.csr_matrix:
-    """Overlap in pixels of every true region (rows) with every predicted one (columns).
-
-    Void truth and missed pixels are left out.
-    """
+    """Overlap in pixels, but for void and missed ones, of every true region (rows) with every
+    predicted one (columns)."""
     truth, prediction = _partitions(truth, prediction)
     valid = truth != REGION_VOID
     rows, columns = truth[valid], checks.compact(prediction[valid])
@@ -75,10 +66,7 @@ def contingency(truth: np.ndarray, prediction: np.ndarray) -> sparse.csr_matrix:
 
 def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Segmentation covering: sum_g |g| max_s IoU(g, s) / N over the true regions g (Arbelaez et al.
-    2011, eq. 8).
-
-    1 for equal partitions. NaN where all pixels are void.
-    """
+    2011, eq. 8). 1 for equal partitions, NaN where all pixels are void."""
     truth, prediction = _partitions(truth, prediction)
     valid = truth != REGION_VOID
     if not valid.any():
@@ -98,14 +86,7 @@ def partition_scores(truth: np.ndarray, prediction: np.ndarray, tolerance: float
     has no boundary. Where neither map joins any two pixels, they agree: the Rand error is 0. All
     scores are NaN where all pixels are void.
 
-    Args:
-        truth: (H, W) region map, void -1.
-        prediction: (H, W) region map, missed pixels below 0.
-        tolerance: distance in pixels within which boundaries match in the boundary F.
-
-    Raises:
-        TypeError, ValueError: a map is not of integers, the shapes differ, a true id is below -1,
-            or tolerance is negative or not finite.
+    Args: truth, void -1; prediction, missed pixels below 0; tolerance, see `boundary_f`.
     """
     from skimage.metrics import adapted_rand_error, variation_of_information
 
@@ -127,11 +108,9 @@ def partition_scores(truth: np.ndarray, prediction: np.ndarray, tolerance: float
 
 
 def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0) -> float:
-    """Harmonic mean of boundary precision and recall.
-
-    A boundary pixel counts if one of the other map lies within `tolerance` pixels. Two maps without
-    any boundary agree (1); one with and one without do not (0).
-    """
+    """Harmonic mean of boundary precision and recall: a boundary pixel counts if one of the other
+    map lies within `tolerance` pixels, a finite number of at least 0. Two maps without any boundary
+    agree (1); one with and one without do not (0)."""
     checks.not_negative(tolerance=tolerance)
     truth, prediction = _partitions(truth, prediction)
     prediction = np.where(truth == REGION_VOID, REGION_VOID, prediction)
@@ -150,8 +129,7 @@ class PanopticQuality:
     true pixel is void if its class is 255, or a thing's and its region void. A predicted pixel is
     missed if its class is 255 or its class or region below 0: it is in no segment, and counts.
 
-    Args: things and stuff, the ids of the classes of either kind.
-    Raises: ValueError: there is no class, or one is of both kinds.
+    Args: things and stuff, the ids of the classes of either kind, each once (else a ValueError).
     """
 
     def __init__(self, things: Collection[int], stuff: Collection[int]):
@@ -159,27 +137,18 @@ class PanopticQuality:
 
         self.things, self.stuff = sorted(things), sorted(stuff)
         self._known = [*self.things, *self.stuff]
-        if not self._known or len(set(self._known)) < len(self._known):
-            message = f"things is {self.things} and stuff {self.stuff}; expected classes, each once"
-            raise ValueError(message)
+        once = self._known and len(set(self._known)) == len(self._known)
+        message = f"things is {self.things} and stuff {self.stuff}; expected classes, each once"
+        checks.require(once, message)
         # torchmetrics takes void predictions off the truth: missed pixels are a class of their own
         self._missed = max(*self._known, SEMANTIC_VOID) + 1
         self._metric = PanopticQuality({*self.things}, {*self.stuff, self._missed})
 
     def update(self, true_semantic, true_region, semantic, region) -> None:
-        """Add one picture; all four maps are (H, W) integers.
-
-        Raises:
-            TypeError: a map is not of integers.
-            ValueError: the shapes differ, or a class is neither of the things nor of the stuff.
-        """
-        true_semantic = checks.integers("true_semantic", true_semantic)
-        true_region = checks.integers("true_region", true_region)
-        semantic = checks.integers("semantic", semantic)
-        region = checks.integers("region", region)
-        checks.same_shape(
-            true_semantic=true_semantic, true_region=true_region, semantic=semantic, region=region
-        )
+        """Add one picture; a class neither of the things nor of the stuff is a ValueError."""
+        truth = {"true_semantic": true_semantic, "true_region": true_region}
+        maps = checks.integer_maps(**truth, semantic=semantic, region=region)
+        true_semantic, true_region, semantic, region = maps
         void = true_semantic == SEMANTIC_VOID
         missed = (semantic < 0) | (semantic == SEMANTIC_VOID) | (region < 0)
         self._check("true_semantic", true_semantic[~void])
@@ -197,10 +166,8 @@ class PanopticQuality:
 
     def _check(self, name: str, classes: np.ndarray) -> None:
         if len(unknown := np.setdiff1d(classes, self._known)):
-            raise ValueError(
-                f"{name} holds {unknown.tolist()}; expected classes among the things {self.things}"
-                f" and the stuff {self.stuff}, or void {SEMANTIC_VOID}"
-            )
+            known = f"the things {self.things} and the stuff {self.stuff}, or void {SEMANTIC_VOID}"
+            raise ValueError(f"{name} holds {unknown.tolist()}; expected classes among {known}")
 
 
 def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float:
@@ -209,18 +176,15 @@ def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float
     mean_t (-1)^{l_t} (M_t - B_t) / B_t, with scores M and baselines B of the same keys, and l_t = 1
     for the metrics in `lower_is_better`, else 0.
     """
-    if scores.keys() != baselines.keys():
-        raise ValueError(
-            f"scores has keys {sorted(scores)} and baselines {sorted(baselines)}; expected the same"
-        )
+    keys = f"scores has keys {sorted(scores)} and baselines {sorted(baselines)}"
+    checks.require(scores.keys() == baselines.keys(), f"{keys}; expected the same")
     signs = {name: -1 if name in lower_is_better else 1 for name in scores}
     return float(np.mean([signs[n] * (scores[n] - baselines[n]) / baselines[n] for n in scores]))
 
 
 def _partitions(truth, prediction) -> tuple[np.ndarray, np.ndarray]:
     """Both maps with ids from 0 without gaps, and -1 for void and for missed pixels."""
-    truth, prediction = checks.integers("truth", truth), checks.integers("prediction", prediction)
-    checks.same_shape(truth=truth, prediction=prediction)
-    if truth.size and truth.min() < REGION_VOID:
-        raise ValueError(f"truth holds {truth.min()}; expected ids from 0, or void {REGION_VOID}")
+    truth, prediction = checks.integer_maps(truth=truth, prediction=prediction)
+    lowest = truth.min(initial=0)
+    checks.require(lowest >= REGION_VOID, f"truth holds {lowest}; expected ids from 0, or void -1")
     return checks.compact(truth), checks.compact(prediction)

@@ -1,7 +1,5 @@
 """Figures that look the same everywhere: opaque white and colour-blind-safe."""
 
-from __future__ import annotations
-
 from itertools import cycle
 
 import matplotlib.pyplot as plt
@@ -13,13 +11,9 @@ from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
 from fusion_lib.targets import REGION_CLASSES, boundary_mask
 
 # Okabe & Ito (2008): eight colours that stay apart under every common colour blindness.
-PALETTE = (
-    np.array(
-        [[86, 180, 233], [230, 159, 0], [0, 114, 178], [213, 94, 0]]
-        + [[0, 158, 115], [204, 121, 167], [240, 228, 66], [90, 90, 90]]
-    )
-    / 255
-)
+_EIGHT = [[86, 180, 233], [230, 159, 0], [0, 114, 178], [213, 94, 0]]
+_EIGHT += [[0, 158, 115], [204, 121, 167], [240, 228, 66], [90, 90, 90]]
+PALETTE = np.array(_EIGHT) / 255
 # Beyond the eighth, paler and then darker: no 24 colours stay apart well.
 CLASS_COLOURS = np.concatenate([PALETTE, 0.55 * PALETTE + 0.45, 0.55 * PALETTE])
 VOID_COLOUR = np.ones(3)
@@ -30,20 +24,16 @@ DASHES = ("-", "--", ":", "-.")
 
 def use_style() -> None:
     """Opaque white figures (readable on a dark page), 10-point text, few dots an inch."""
-    plt.rcParams.update(
-        {
-            **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "white"),
-            **{"figure.dpi": 80, "savefig.dpi": 80, "font.size": 10},
-            **{"axes.prop_cycle": plt.cycler(color=LINES), "image.interpolation": "nearest"},
-        }
-    )
+    plt.rc("figure", facecolor="white", dpi=80)
+    plt.rc("savefig", facecolor="white", dpi=80)
+    plt.rc("axes", facecolor="white", prop_cycle=plt.cycler(color=LINES))
+    plt.rc("font", size=10)
+    plt.rc("image", interpolation="nearest")
 
 
 def colour_classes(labels: np.ndarray) -> np.ndarray:
     """(H, W) class indices -> (H, W, 3) colours; void (255) is white."""
-    labels = np.asarray(labels)
-    colours = CLASS_COLOURS[labels % len(CLASS_COLOURS)]
-    return np.where((labels == SEMANTIC_VOID)[..., None], VOID_COLOUR, colours)
+    return _colours(labels, CLASS_COLOURS)
 
 
 def colour_regions(region: np.ndarray) -> np.ndarray:
@@ -59,9 +49,7 @@ def colour_regions(region: np.ndarray) -> np.ndarray:
 
 def colour_region_target(target: np.ndarray) -> np.ndarray:
     """(H, W) boundary, rim, core -> (H, W, 3) black, orange, cream; void white."""
-    target = np.asarray(target)
-    colours = REGION_TARGET_COLOURS[target % 3]
-    return np.where((target == SEMANTIC_VOID)[..., None], VOID_COLOUR, colours)
+    return _colours(target, REGION_TARGET_COLOURS)
 
 
 def colour_fused(semantic: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -71,9 +59,7 @@ def colour_fused(semantic: np.ndarray, region: np.ndarray) -> np.ndarray:
     return colours
 
 
-def fused_panels(
-    image, argmax: np.ndarray, region: np.ndarray, voted: np.ndarray
-) -> dict[str, np.ndarray]:
+def fused_panels(image, argmax: np.ndarray, region: np.ndarray, voted: np.ndarray) -> dict:
     """The four pictures that tell the story of one prediction, for `show`."""
     return {
         "image": np.asarray(image),
@@ -84,10 +70,7 @@ def fused_panels(
 
 
 def show(
-    panels: dict[str, np.ndarray],
-    legend: tuple[str, ...] = (),
-    columns: int = 4,
-    panel: float = 2.4,
+    panels: dict[str, np.ndarray], legend: tuple = (), columns: int = 4, panel: float = 2.4
 ) -> None:
     """Show pictures side by side.
 
@@ -146,8 +129,7 @@ def show_curve(curves: dict[str, list], title: str, xlabel: str, ylabel: str) ->
 
 
 def show_bars(values: dict[str, dict[str, float]], title: str, ylabel: str) -> None:
-    """Grouped bars with their values: {series: {category: value}}; hatches tell the series apart
-    without colour."""
+    """{series: {category: value}}: grouped bars; hatches tell the series apart without colour."""
     categories, count = list(next(iter(values.values()))), len(values)
     figure, axis = _axes((max(5.6, 0.54 * len(categories) * count + 2), 2.9), title, "", ylabel)
     for number, (series, heights) in enumerate(values.items()):
@@ -165,11 +147,8 @@ def show_bars(values: dict[str, dict[str, float]], title: str, ylabel: str) -> N
 def show_intervals(
     values: dict[str, list[float]], title: str, xlabel: str, zero: bool = False
 ) -> None:
-    """One line a name: a small circle for each run, a diamond at the mean, a bar over its 95%
-    bootstrap interval.
-
-    Args: {name: one value a run}; zero draws a dashed line at 0, for differences.
-    """
+    """{name: one value a run}: a line each, with a small circle for each run, a diamond at the mean
+    and a bar over its 95% bootstrap interval; `zero` draws a dashed line at 0, for differences."""
     figure, axis = _axes((6.4, 0.36 * len(values) + 1.2), title, xlabel, "")
     for y, runs in enumerate(values.values()):
         ends = bootstrap_interval(runs)
@@ -186,11 +165,8 @@ def show_intervals(
 def show_severities(
     curves: dict[str, dict[float, list[float]]], title: str, xlabel: str, ylabel: str, axis=None
 ) -> None:
-    """Lines through the means over runs, with their 95% bootstrap intervals: {series: {x: one value
-    a run}}.
-
-    Args: axis, one of a larger figure to draw into; nothing is shown then.
-    """
+    """{series: {x: one value a run}}: lines through the means, with 95% bootstrap intervals. An
+    `axis` is one of a larger figure to draw into; nothing is shown then."""
     figure = None
     if axis is None:
         figure, axis = _axes((5.6, 3.2), "", "", "")
@@ -206,11 +182,8 @@ def show_severities(
         _finish(figure)
 
 
-def show_points(
-    points: dict[str, tuple[list[float], list[float]]], title: str, xlabel: str, ylabel: str
-) -> None:
-    """A scatter of means, with whiskers from the lowest to the highest run: {name: (x of each run,
-    y of each run)}."""
+def show_points(points: dict[str, tuple[list, list]], title: str, xlabel: str, ylabel: str) -> None:
+    """{name: (x of each run, y of each run)}: means, with whiskers from lowest to highest run."""
     figure, axis = _axes((6.6, 4.2), title, xlabel, ylabel)
     looks = zip(cycle("osD^v<>Xp*"), cycle(LINES))
     for (name, runs), (marker, colour) in zip(points.items(), looks):
@@ -233,6 +206,12 @@ def show_matrix(values: np.ndarray, names: tuple[str, ...], title: str) -> None:
     axis.set_yticks(range(len(names)), names)
     axis.set_title(title, fontsize=10)
     _finish(figure)
+
+
+def _colours(labels, colours: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    void = (labels == SEMANTIC_VOID)[..., None]
+    return np.where(void, VOID_COLOUR, colours[labels % len(colours)])
 
 
 def _axes(size: tuple[float, float], title: str, xlabel: str, ylabel: str) -> tuple:

@@ -1,7 +1,5 @@
 """From per-pixel predictions to regions, and from regions to one fused map."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 
@@ -13,13 +11,8 @@ from fusion_lib.targets import BOUNDARY, CORE, RIM
 def class_edges(probabilities: np.ndarray) -> np.ndarray:
     """How likely a pixel and one of its 4-neighbours differ in class.
 
-    e_i = max_j 1 - sum_c q_i[c] q_j[c], over the 4-neighbours j of pixel i.
-
-    Args:
-        probabilities: (C, H, W) float, softmax of the semantic logits, q.
-
-    Returns:
-        (H, W) float in [0, 1].
+    e_i = max_j 1 - sum_c q_i[c] q_j[c], over the 4-neighbours j of pixel i, with the probabilities
+    q, (C, H, W) float, the softmax of the semantic logits; (H, W) float in [0, 1].
     """
     edges = np.zeros(probabilities.shape[1:])
     for offset in ((1, 0), (0, 1)):
@@ -39,8 +32,8 @@ def decode_regions(
 ) -> np.ndarray:
     """Turn boundary, rim and core probabilities into a region map.
 
-    Smoothed core probability above a threshold gives markers, one a connected component. They grow
-    by watershed (Meyer 1991) over the elevation p_boundary + p_rim / 2.
+    Smoothed core probability above a threshold gives seeds; they grow over the elevation p_boundary
+    + p_rim / 2, see `flood`.
 
     A border between two classes is a border between two regions. With the semantic probabilities,
     the class edges e (see `class_edges`) help to find it: p_core is multiplied by (1 - e)^w, and
@@ -49,29 +42,29 @@ def decode_regions(
     Args:
         probabilities: (3, H, W) float, softmax over boundary, rim, core.
         smoothing: standard deviation of the Gaussian on the core probability, in pixels.
-        threshold: core probability above which a pixel is part of a marker.
+        threshold: core probability above which a pixel is a seed.
         semantic: (C, H, W) float, softmax of the semantic logits; None leaves them out.
         edge_weight: w, how much the class edges count.
 
-    Returns:
-        (H, W) int64, ids 0..R-1, no void.
-
-    Raises:
-        ValueError: a shape does not fit, a value is no probability, or a number is negative or not
-            finite.
+    Returns: (H, W) int64, ids 0..R-1, no void.
+    Raises: ValueError, a wrong shape, no probability, a number that is negative or not finite.
     """
-    from skimage.segmentation import watershed
-
     checks.not_negative(smoothing=smoothing, threshold=threshold)
     probabilities = decoder_input(probabilities, 3, semantic, edge_weight)
     core, elevation = probabilities[CORE], probabilities[BOUNDARY] + 0.5 * probabilities[RIM]
     if semantic is not None and edge_weight:
         edges = class_edges(semantic)
         core, elevation = core * (1 - edges) ** edge_weight, elevation + edge_weight * edges
-    markers, count = ndimage.label(ndimage.gaussian_filter(core, smoothing) > threshold)
-    if count == 0:
-        return np.zeros(core.shape, np.int64)
-    return watershed(elevation, markers).astype(np.int64) - 1
+    return flood(elevation, ndimage.gaussian_filter(core, smoothing) > threshold)
+
+
+def flood(elevation: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Watershed over an elevation (Meyer 1991): regions (H, W) int64, ids 0..R-1, that grow from
+    each connected area of the seeds; a single one if there is no seed."""
+    from skimage.segmentation import watershed
+
+    grown = watershed(elevation, ndimage.label(seeds)[0])  # all 0 if there is no seed
+    return np.maximum(grown.astype(np.int64) - 1, 0)
 
 
 def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0) -> np.ndarray:
@@ -81,41 +74,26 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
     With w = 1 all pixels of a region agree, on the class with the highest summed log-probability;
     with w = 0 each decides alone.
 
-    Args:
-        log_probabilities: (C, H, W) float, log-softmax of the semantic logits.
-        region: (H, W) integer ids, any from 0.
-        weight: w, how much the region counts, in [0, 1].
-
-    Returns:
-        (H, W) int64.
-
-    Raises:
-        TypeError: region holds no integers.
-        ValueError: the sizes differ, an id is negative, a logarithm is NaN or above 0, or weight is
-            not in [0, 1].
+    Args: log_probabilities (C, H, W) float, log-softmax of the semantic logits; region (H, W),
+        integer ids, any from 0; weight w, how much the region counts, in [0, 1].
+    Returns: (H, W) int64.
+    Raises: TypeError, region holds no integers; ValueError, the sizes differ, an id is negative, a
+        logarithm is NaN or above 0, or weight is not in [0, 1].
     """
     region = checks.integers("region", region)
-    if log_probabilities.shape[1:] != region.shape or region.min(initial=0) < 0:
-        raise ValueError(
-            f"log_probabilities has shape {log_probabilities.shape}, region {region.shape}, its"
-            f" lowest id is {region.min()}; expected (C, H, W) and (H, W) with ids from 0"
-        )
+    shapes = {"log_probabilities": log_probabilities, "region": region}
+    checks.shapes(log_probabilities.shape[1:] == region.shape, "(C, H, W) and (H, W)", **shapes)
+    lowest = region.min(initial=0)
+    checks.require(lowest >= 0, f"region holds {lowest}; expected ids from 0")
     if not (log_probabilities <= 1e-6).all():
-        raise ValueError(
-            f"log_probabilities holds {log_probabilities.min()}..{log_probabilities.max()};"
-            " expected logarithms of probabilities, such as the log-softmax of logits"
-        )
-    if not 0 <= weight <= 1:
-        raise ValueError(
-            f"weight is {weight}; expected 0 (each pixel alone) to 1 (the region alone)"
-        )
-    if region.max(initial=0) >= region.size:
-        region = checks.compact(region)
+        found = f"log_probabilities holds {log_probabilities.min()}..{log_probabilities.max()}"
+        raise ValueError(f"{found}; expected logarithms, such as the log-softmax of logits")
+    expected = "0 (each pixel alone) to 1 (the region alone)"
+    checks.expect(0 <= weight <= 1, "weight", weight, expected)
+    region = checks.compact(region)
     flat = region.ravel()
-    pixels = np.maximum(np.bincount(flat), 1)
-    means = np.stack(
-        [np.bincount(flat, weights=channel.ravel()) / pixels for channel in log_probabilities]
-    )
+    sums = np.stack([np.bincount(flat, channel.ravel()) for channel in log_probabilities])
+    means = sums / np.bincount(flat)
     shares = ((1 - weight, log_probabilities), (weight, means[:, region]))
     terms = [share * term for share, term in shares if share]  # 0 * log 0 would be no number
     return sum(terms[1:], terms[0]).argmax(0).astype(np.int64)
@@ -129,13 +107,9 @@ def has_regions(tasks) -> bool:
 def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
     """The region map of one picture, from whichever region head the model has.
 
-    Args:
-        log_probabilities: {"region": (3, H, W)} or {"affinity": (K, H, W)}, see
-            `prediction.predict`; with an edge weight "semantic", (C, H, W), too.
-        decoding: arguments of `decode_regions` or of `affinities.decode_affinities`.
-
-    Returns:
-        (H, W) int64, ids 0..R-1.
+    Args: "region" (3, H, W) or "affinity" (K, H, W) of `prediction.predict`, and "semantic" for an
+        edge weight; and the arguments of `decode_regions` or `affinities.decode_affinities`.
+    Returns: (H, W) int64, ids 0..R-1.
     """
     semantic = np.exp(log_probabilities["semantic"]) if decoding.get("edge_weight") else None
     if "affinity" in log_probabilities:
@@ -144,18 +118,10 @@ def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
     return decode_regions(np.exp(log_probabilities["region"]), semantic=semantic, **decoding)
 
 
-def fuse(
-    log_probabilities: dict[str, np.ndarray], vote_weight: float, **decoding
-) -> tuple[np.ndarray, np.ndarray]:
-    """What a fused model predicts for one picture, as two maps.
+def fuse(log_probabilities: dict, vote_weight: float, **decoding) -> tuple[np.ndarray, np.ndarray]:
+    """What a fused model predicts for one picture: semantic map and region map, each (H, W) int64.
 
-    Args:
-        log_probabilities: {"semantic": (C, H, W), "region": (3, H, W)}; see `decode`.
-        vote_weight: the weight of `vote`.
-        decoding: see `decode`.
-
-    Returns:
-        semantic map and region map, each (H, W) int64.
+    Args: as `decode`, with "semantic", (C, H, W), and the weight of `vote`.
     """
     regions = decode(log_probabilities, **decoding)
     return vote(log_probabilities["semantic"], regions, vote_weight), regions

@@ -1,39 +1,30 @@
 """What no gradient can learn, chosen from a small grid on validation pictures: how a model's output
 is decoded into regions, and the parameters of the methods without learning."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 
 import numpy as np
 
-from fusion_lib import evaluation, metrics
+from fusion_lib import checks, evaluation, metrics
 from fusion_lib.classical import felzenszwalb_regions, gradient_watershed_regions, kmeans_regions
 from fusion_lib.prediction import predict
 from fusion_lib.regions import decode, has_regions, vote
 
 # What a decoding is chosen from, for each form of the region task.
+_MARKERS = {"smoothing": (0.5, 1.0, 2.0), "threshold": (0.5, 0.6, 0.7, 0.8, 0.9)}
 DECODINGS: dict[str, dict[str, tuple]] = {
-    "region": {
-        "smoothing": (0.5, 1.0, 2.0),
-        "threshold": (0.5, 0.6, 0.7, 0.8, 0.9),
-        "edge_weight": (0.0, 0.5, 1.0),
-    },
+    "region": _MARKERS | {"edge_weight": (0.0, 0.5, 1.0)},
     "affinity": {"bias": (0.0, 0.1, 0.2), "smallest": (8, 16, 32), "edge_weight": (0.0, 0.2, 0.5)},
 }
 VOTE_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 # Classical methods: function, and the grid its parameters are chosen from.
+_MERGING = {"scale": (30, 100, 300, 1000), "smoothing": (0.5, 1.0), "min_size": (30, 100, 200)}
+_FLOODING = {"smoothing": (2.0, 3.0, 4.0), "threshold": (0.005, 0.01, 0.015, 0.02, 0.03)}
 CLASSICAL: dict[str, tuple[Callable, dict[str, tuple]]] = {
     "k-means": (kmeans_regions, {"clusters": (3, 4, 6, 8), "smoothing": (1.0, 2.0, 3.0)}),
-    "Felzenszwalb": (
-        felzenszwalb_regions,
-        {"scale": (30, 100, 300, 1000), "smoothing": (0.5, 1.0), "min_size": (30, 100, 200)},
-    ),
-    "gradient watershed": (
-        gradient_watershed_regions,
-        {"smoothing": (2.0, 3.0, 4.0), "threshold": (0.005, 0.01, 0.015, 0.02, 0.03)},
-    ),
+    "Felzenszwalb": (felzenszwalb_regions, _MERGING),
+    "gradient watershed": (gradient_watershed_regions, _FLOODING),
 }
 
 
@@ -47,16 +38,15 @@ def tune_decoding(model, dataset, size=None, joint: bool = True) -> dict:
     """The decoding that suits a (validation) data set best: regions by mean covering, then the
     vote's weight by mIoU.
 
-    Args: size, as in `prediction.predict`; joint, False leaves the class edges out and lets each
-        region vote as one.
+    Args: size, as in `prediction.predict`; joint, False for no class edges and one vote a region.
     Returns: the arguments of `regions.fuse`; without the semantic task those of `regions.decode`.
-    Raises: ValueError: the model has no region task, or there are no pictures.
+    Raises: ValueError, the model has no region task, or there are no pictures.
     """
     samples = _samples(dataset)
     predicted = [predict(model, sample["image"], size) for sample in samples]
     tasks = list(predicted[0])
-    if not has_regions(tasks):
-        raise ValueError(f"model has the tasks {tasks}; expected the region task among them")
+    expected = "expected the region task among them"
+    checks.require(has_regions(tasks), f"model has the tasks {tasks}; {expected}")
     grid = dict(DECODINGS["affinity" if "affinity" in tasks else "region"])
     if "semantic" not in tasks:
         del grid["edge_weight"]
@@ -74,10 +64,9 @@ def tune_decoding(model, dataset, size=None, joint: bool = True) -> dict:
 
     def miou(vote_weight: float) -> float:
         classes = len(predicted[0]["semantic"])
-        confusion = np.zeros((classes, classes), np.int64)
-        for sample, p, region in zip(samples, predicted, decoded):
-            voted = vote(p["semantic"], region, vote_weight)
-            confusion += metrics.confusion_matrix(sample["semantic"], voted, classes)
+        voted = [vote(p["semantic"], region, vote_weight) for p, region in zip(predicted, decoded)]
+        pairs = [(sample["semantic"], labels, classes) for sample, labels in zip(samples, voted)]
+        confusion = np.sum([metrics.confusion_matrix(*pair) for pair in pairs], axis=0)
         return metrics.semantic_scores(confusion)["miou"]
 
     return best | best_of({"vote_weight": VOTE_WEIGHTS if joint else (1.0,)}, miou)
@@ -91,8 +80,7 @@ def tune_classical(name: str, dataset) -> dict:
 
 
 def partition_scores(method: Callable, parameters: dict, dataset) -> dict:
-    """Means of `metrics.partition_scores` of `method((H, W, 3) image, **parameters)` over a data
-    set."""
+    """Means of `metrics.partition_scores` of `method(image, **parameters)` over a data set."""
     scores = []
     for sample in _samples(dataset):
         region = method(np.moveaxis(np.asarray(sample["image"]), 0, -1), **parameters)
@@ -101,6 +89,5 @@ def partition_scores(method: Callable, parameters: dict, dataset) -> dict:
 
 
 def _samples(dataset) -> list[dict]:
-    if len(dataset) == 0:
-        raise ValueError("dataset has no pictures; expected at least one to choose by")
+    checks.require(len(dataset), "dataset has no pictures; expected at least one to choose by")
     return [dataset[index] for index in range(len(dataset))]

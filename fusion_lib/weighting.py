@@ -5,14 +5,13 @@ except uncertainty weighting, which is written out. Each object serves one train
 plain sum see the losses as they are, without alpha and beta.
 """
 
-from __future__ import annotations
-
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fusion_lib import checks
 
 WEIGHED = ("semantic", "region")  # the two tasks
 
@@ -24,9 +23,7 @@ class PlainSum:
         """Parameters of the method itself, for the optimizer, without weight decay."""
         return []
 
-    def backward(
-        self, parts: dict[str, Tensor], model: nn.Module, scale: Callable[[Tensor], Tensor]
-    ) -> None:
+    def backward(self, parts: dict[str, Tensor], model: nn.Module, scale: Callable) -> None:
         """Fill all gradients from {"total": (), task: ()}; `scale` is the precision's scaler."""
         scale(parts["total"]).backward()
 
@@ -53,14 +50,12 @@ class LossWeighting(PlainSum):
 
     @torch.no_grad()
     def after_step(self, parts):
-        update = getattr(self.scalarizer, "update", None)
-        if update:  # FAMO weighs by what the step has changed
-            update(_both(parts()))
+        if hasattr(self.scalarizer, "update"):  # FAMO weighs by what the step has changed
+            self.scalarizer.update(_both(parts()))
 
     def end_epoch(self):
-        step = getattr(self.scalarizer, "step", None)
-        if step:  # the dynamic weight average compares epochs
-            step()
+        if hasattr(self.scalarizer, "step"):  # the dynamic weight average compares epochs
+            self.scalarizer.step()
         return {}
 
 
@@ -115,7 +110,7 @@ class GradientWeighting(PlainSum):
             parameter.grad = torch.empty_like(parameter).copy_(gradient.view(parameter.shape))
 
     def end_epoch(self):
-        gramians = torch.stack(self.gramians or [torch.full((2, 2), math.nan)]).double().cpu()
+        gramians = torch.stack(self.gramians or [torch.full((2, 2), torch.nan)]).double().cpu()
         self.gramians = []
         norms = gramians.diagonal(dim1=1, dim2=2).sqrt()
         cosines = gramians[:, 0, 1] / norms.prod(1).clamp(min=1e-12)
@@ -125,15 +120,8 @@ class GradientWeighting(PlainSum):
 
 # Names, and the classes of torchjd: scalarizers, and weightings (whose names end so).
 LOSSES = {"DWA": "DWA", "FAMO": "FAMO", "random": "Random", "geometric mean": "GeometricMean"}
-GRADIENTS = {
-    "observed sum": "Sum",
-    "PCGrad": "PCGrad",
-    "MGDA": "MGDA",
-    "UPGrad": "UPGrad",
-    "Aligned-MTL": "AlignedMTL",
-    "IMTL-G": "IMTLG",
-    "DualProj": "DualProj",
-}
+GRADIENTS = {"observed sum": "Sum", "PCGrad": "PCGrad", "MGDA": "MGDA", "UPGrad": "UPGrad"}
+GRADIENTS |= {"Aligned-MTL": "AlignedMTL", "IMTL-G": "IMTLG", "DualProj": "DualProj"}
 
 
 def choose(name: str) -> PlainSum:
@@ -145,8 +133,7 @@ def choose(name: str) -> PlainSum:
     if name in written_out:
         return written_out[name]()
     names = [*written_out, *LOSSES, *GRADIENTS]
-    if name not in names:
-        raise ValueError(f"weighting is {name!r}; expected one of: {', '.join(names)}")
+    checks.expect(name in names, "weighting", name, f"one of: {', '.join(names)}")
     try:
         from torchjd import aggregation, scalarization
     except ModuleNotFoundError as error:
@@ -159,7 +146,6 @@ def choose(name: str) -> PlainSum:
 
 
 def _both(parts: dict[str, Tensor]) -> Tensor:
-    if parts.keys() - {"total"} != {*WEIGHED}:
-        tasks = " and ".join(WEIGHED)
-        raise ValueError(f"parts has {sorted(parts)}; all but the plain sum expects {tasks}")
+    message = f"parts has {sorted(parts)}; all but the plain sum expects {' and '.join(WEIGHED)}"
+    checks.require(parts.keys() - {"total"} == {*WEIGHED}, message)
     return torch.stack([parts[task] for task in WEIGHED])

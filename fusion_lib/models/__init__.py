@@ -13,19 +13,6 @@ from fusion_lib.models.sharing import (
     OwnDecoders,
 )
 
-__all__ = [
-    "SHARING",
-    "AttentionMasks",
-    "ConvBlock",
-    "ConvEncoder",
-    "CrossTaskGates",
-    "Decoder",
-    "FusionModel",
-    "HardSharing",
-    "OwnBlocks",
-    "OwnDecoders",
-    "TwoNetworks",
-    "count_parameters",
-    "parameter_groups",
-    "time_step",
-]
+__all__ = ["FusionModel", "TwoNetworks", "count_parameters", "parameter_groups", "time_step"]
+__all__ += ["ConvBlock", "ConvEncoder", "Decoder", "SHARING", "HardSharing", "AttentionMasks"]
+__all__ += ["OwnBlocks", "CrossTaskGates", "OwnDecoders"]

@@ -1,7 +1,5 @@
 """What a model costs: parameters, and milliseconds a step."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np
@@ -21,21 +19,15 @@ def time_step(
     repeats: int = 10,
     backward: bool = True,
 ) -> float:
-    """Median milliseconds of a forward and (with `backward`) a backward pass, after two to warm up.
-
-    Gradients add up in the model's parameters. The computations run with `precision`.
-    """
-    device = images.device
-    waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
-    synchronize = waits.get(device.type, lambda: None)
+    """Median milliseconds of a forward and (with `backward`) a backward pass, after two to warm up,
+    computed with `precision`. Gradients add up in the model's parameters."""
+    synchronize = torch.get_device_module(images.device).synchronize
+    mixed = torch.autocast(images.device.type, precision, enabled=precision != torch.float32)
     times = []
     for _ in range(repeats + 2):
         synchronize()
         began = time.perf_counter()
-        with (
-            torch.autocast(device.type, precision, enabled=precision != torch.float32),
-            torch.set_grad_enabled(backward),
-        ):
+        with mixed, torch.set_grad_enabled(backward):
             outputs = model(images)
         if backward:
             sum(logits.float().square().mean() for logits in outputs.values()).backward()

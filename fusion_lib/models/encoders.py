@@ -1,8 +1,6 @@
 """Encoders: a small one, and those that can start from ImageNet, EfficientNet-Lite0 (its weights
 come inside a package) and torchvision's."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -12,6 +10,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 from torchvision import models
 
+from fusion_lib import checks
 from fusion_lib.models.layers import ConvBlock, resize
 
 RESNET = ("conv1 bn1 relu", "maxpool layer1", "layer2", "layer3", "layer4")
@@ -34,28 +33,10 @@ TORCHVISION = {
 NAMES = ("lite0", *TORCHVISION)  # those with ImageNet weights
 
 
-def backbone(name: str, pretrained: bool, width: int = 16) -> Encoder:
-    """The encoder "small", of this width, or one of `NAMES`, with ImageNet weights or fresh ones.
-
-    Raises:
-        ValueError: there is no such encoder, or "small" shall be pretrained.
-    """
-    if name not in ("small", *NAMES):
-        raise ValueError(f"encoder is {name!r}; expected one of: small, {', '.join(NAMES)}")
-    if name == "small" and pretrained:
-        have = ", ".join(NAMES)
-        raise ValueError(f"pretrained is True, but 'small' has no such weights; these have: {have}")
-    if name == "small":
-        return ConvEncoder(width)
-    return Lite0Encoder(pretrained) if name == "lite0" else TorchvisionEncoder(name, pretrained)
-
-
 class Encoder(nn.Module):
-    """Stages, one after the other, each of which gives a feature map.
+    """Stages, one after the other, each of which gives a feature map, from fine to coarse.
 
-    Shape:
-        images: (N, 3, H, W), normalised.
-        returns: feature maps from fine to coarse, (N, channels[s], H / 2^(s+1), W / 2^(s+1)).
+    Shape: normalised images (N, 3, H, W) -> list of (N, channels[s], H / 2^(s+1), W / 2^(s+1)).
     """
 
     channels: list[int]
@@ -69,13 +50,10 @@ class Encoder(nn.Module):
 
 
 class Lite0Encoder(Encoder):
-    """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-excitation): strides 2, 4, 8, 16, 32.
+    """EfficientNet-Lite0 (Tan & Le 2019, without squeeze-excitation). A side below 32 pixels is
+    stretched to 32 first: the package's padding would leave its deepest blocks no pixel."""
 
-    A side of fewer than 32 pixels is stretched to 32 first: the package's padding would leave its
-    deepest blocks no pixel.
-    """
-
-    STAGE_ENDS = (0, 2, 4, 10, 15)  # last block of each resolution
+    ENDS = (1, 3, 5, 11, 16)  # each resolution ends before this block
 
     def __init__(self, pretrained: bool):
         super().__init__()
@@ -85,9 +63,8 @@ class Lite0Encoder(Encoder):
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         self.stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(inplace=True))
         self.blocks = network._blocks
-        self.channels = [self.blocks[end]._project_conv.out_channels for end in self.STAGE_ENDS]
-        ends = [end + 1 for end in self.STAGE_ENDS]
-        parts = [self.blocks[start:end] for start, end in zip((0, *ends), ends)]
+        parts = [self.blocks[start:end] for start, end in zip((0, *self.ENDS), self.ENDS)]
+        self.channels = [part[-1]._project_conv.out_channels for part in parts]
         parts[0].insert(0, self.stem)
         self.stages = [nn.Sequential(*part) for part in parts]  # a plain list adds no keys
 
@@ -109,12 +86,7 @@ class ConvEncoder(Encoder):
 
 
 class TorchvisionEncoder(Encoder):
-    """A network of torchvision, cut where its resolution halves, without its classifier.
-
-    Raises:
-        OSError: the weights cannot be fetched.
-        ValueError: the weights were fetched once, and their file does not load any more.
-    """
+    """A network of torchvision, cut where its resolution halves, without its classifier."""
 
     def __init__(self, name: str, pretrained: bool):
         super().__init__()
@@ -131,7 +103,7 @@ class TorchvisionEncoder(Encoder):
 def imagenet_weights(name: str) -> dict[str, Tensor]:
     """Weights of a network in `TORCHVISION`; torchvision downloads them once and checks their hash.
 
-    Raises: as `TorchvisionEncoder`.
+    Raises: OSError, they cannot be fetched; ValueError, their file does not load any more.
     """
     weights = models.get_model_weights(name)[TORCHVISION[name][0]]
     offline = "or choose another encoder: 'lite0' needs no network, its weights come in a package"
@@ -140,12 +112,23 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     except Exception as error:  # of the network, of zip files and of pickle: of many types
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
         if file.is_file():
-            raise ValueError(
-                f"{file.name} was fetched once and does not load any more ({error}); delete it from"
-                f" the folder checkpoints in torch.hub.get_dir() and call again, {offline}"
-            ) from error
-        raise OSError(
-            f"the ImageNet weights of encoder {name!r} could not be fetched whole from"
-            f" {weights.url} ({error}); nothing was kept. Call again when the network is there,"
-            f" {offline}"
-        ) from error
+            failed = f"{file.name} was fetched once and does not load any more ({error})"
+            advice = "delete it from the folder checkpoints in torch.hub.get_dir() and call again"
+            raise ValueError(f"{failed}; {advice}, {offline}") from error
+        failed = f"encoder {name!r} could not be fetched whole from {weights.url} ({error})"
+        advice = f"nothing was kept. Call again when the network is there, {offline}"
+        raise OSError(f"the ImageNet weights of {failed}; {advice}") from error
+
+
+def backbone(name: str, pretrained: bool, width: int = 16) -> Encoder:
+    """The encoder "small", of this width, or one of `NAMES`, with ImageNet weights or fresh ones.
+
+    Raises: ValueError, no such encoder, or "small" shall be pretrained; as `imagenet_weights`.
+    """
+    have = ", ".join(NAMES)
+    checks.expect(name in ("small", *NAMES), "encoder", name, f"one of: small, {have}")
+    if name == "small":
+        fresh = f"pretrained is True, but 'small' has no such weights; these have: {have}"
+        checks.require(not pretrained, fresh)
+        return ConvEncoder(width)
+    return Lite0Encoder(pretrained) if name == "lite0" else TorchvisionEncoder(name, pretrained)

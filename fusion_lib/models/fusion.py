@@ -1,13 +1,12 @@
 """One encoder and decoder with a classifier for each task, and two networks to compare it with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fusion_lib import checks
 from fusion_lib.models.encoders import backbone
 from fusion_lib.models.layers import resize
 from fusion_lib.models.sharing import SHARING
@@ -19,23 +18,18 @@ HIGHEST = 1.01  # of pixels in [0, 1], and room for rounding
 def check_outputs(outputs: dict[str, int]) -> None:
     """Refuse what cannot be the tasks of a model, see `FusionModel`."""
     if not isinstance(outputs, dict):
-        raise TypeError(
-            f"outputs is {outputs!r}; expected {{task: number of classes}}, as {{'semantic': 8}}"
-        )
-    counts = outputs.values()
-    if not outputs or not all(type(n) is int and 2 <= n <= MOST_CLASSES for n in counts):
-        raise ValueError(
-            f"outputs is {outputs}; expected at least one task, each with two classes or more, at"
-            f" most {MOST_CLASSES}, as a whole number"
-        )
+        expected = "{task: number of classes}, as {'semantic': 8}"
+        raise TypeError(f"outputs is {outputs!r}; expected {expected}")
+    fit = all(type(n) is int and 2 <= n <= MOST_CLASSES for n in outputs.values())
+    few = "at least one task, each with two classes or more"
+    expected = f"{few}, at most {MOST_CLASSES}, as a whole number"
+    checks.expect(outputs and fit, "outputs", outputs, expected)
     for task in map(str, outputs):
         # Modules are named by tasks, gates by two of them; losses sum their terms up as "total".
         taken = task == "total" or "." in task or " to " in task or hasattr(nn.ModuleDict(), task)
-        if taken or not task or task not in outputs:
-            raise ValueError(
-                f"outputs has a task called {task!r}; expected a name such as 'semantic', without"
-                " '.' and ' to ', and neither 'total' nor the name of a method or attribute"
-            )
+        message = f"outputs has a task called {task!r}; expected a name such as 'semantic', without"
+        message += " '.' and ' to ', and neither 'total' nor the name of a method or attribute"
+        checks.require(task and not taken and task in outputs, message)
 
 
 class FusionModel(nn.Module):
@@ -57,9 +51,8 @@ class FusionModel(nn.Module):
         returns: {task: logits (N, classes, H, W)}.
 
     Raises:
-        ValueError: unknown encoder or sharing, no task or one without a usable name, fewer than 2
-            or more than 254 classes, a width that is no whole number above 0, more frozen stages
-            than there are, images of another shape or (looked at on the CPU alone) above 1.
+        ValueError: an argument is none of these: a task without a usable name, fewer than 2 or more
+            than 254 classes, images of another shape or (looked at on the CPU alone) above 1.
         TypeError: outputs is no dictionary, or images are not float.
         OSError: ImageNet weights cannot be downloaded.
     """
@@ -79,16 +72,15 @@ class FusionModel(nn.Module):
     ):
         super().__init__()
         check_outputs(outputs)
-        if type(width) is not int or width < 1:
-            raise ValueError(f"width is {width!r}; expected a whole number of channels, 1 or more")
-        if sharing not in tuple(SHARING):
-            raise ValueError(f"sharing is {sharing!r}; expected one of: {', '.join(SHARING)}")
+        whole = type(width) is int and width >= 1
+        checks.expect(whole, "width", width, "a whole number of channels, 1 or more")
+        kinds = ", ".join(SHARING)
+        checks.expect(sharing in tuple(SHARING), "sharing", sharing, f"one of: {kinds}")
         self.config: dict[str, Any] = {"outputs": dict(outputs), "encoder": encoder}
         self.config |= {"width": width, "sharing": sharing}
-        kind = SHARING[sharing]
         self.encoder = backbone(encoder, pretrained, width)
-        self.decoder = kind.shared_decoder(self.encoder.channels, width)
-        self.sharing = kind(list(outputs), width, self.encoder.channels)
+        self.decoder = SHARING[sharing].shared_decoder(self.encoder.channels, width)
+        self.sharing = SHARING[sharing](list(outputs), width, self.encoder.channels)
         self.heads = nn.ModuleDict(
             {task: nn.Conv2d(width, classes, 3, padding=1) for task, classes in outputs.items()}
         )
@@ -97,9 +89,7 @@ class FusionModel(nn.Module):
         self.freeze(frozen_stages)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.encoder(self.normalised(images))
-        shared = self.decoder(maps)
-        features = self.sharing(shared)
+        features = self.sharing(self.features(images))
         return {
             task: resize(head(features[task]), images.shape[-2:])
             for task, head in self.heads.items()
@@ -114,16 +104,13 @@ class FusionModel(nn.Module):
         """(images - mean) / standard deviation, those of ImageNet, after checks of the images."""
         if not images.is_floating_point():
             raise TypeError(f"images has dtype {images.dtype}; expected float in [0, 1]")
-        shape = tuple(images.shape)
-        if len(shape) != 4 or shape[0] < 1 or shape[1] != 3 or min(shape[2:]) < 16:
-            raise ValueError(
-                f"images has shape {shape}; expected (N, 3, H, W) with H, W >= 16 and N >= 1"
-            )
-        if images.device.type == "cpu" and HIGHEST < images.max() < float("inf"):
-            raise ValueError(
-                f"images has values up to {images.max():.4g}; expected float in [0, 1]: divide"
-                " bytes by 255, and leave the normalisation to the model"
-            )
+        fit = images.ndim == 4 and len(images) > 0 and images.shape[1] == 3
+        fit = fit and min(images.shape[2:]) >= 16
+        checks.shapes(fit, "(N, 3, H, W) with H, W >= 16 and N >= 1", images=images)
+        if images.device.type == "cpu" and HIGHEST < (highest := images.max()) < float("inf"):
+            found = f"images has values up to {highest:.4g}; expected float in [0, 1]"
+            advice = "divide bytes by 255, and leave the normalisation to the model"
+            raise ValueError(f"{found}: {advice}")
         return (images - self.mean) / self.std
 
     def freeze(self, stages: int) -> None:
@@ -132,20 +119,17 @@ class FusionModel(nn.Module):
         Their parameters get no gradients. Their batch normalisation stays in evaluation mode, also
         in training, so that its running statistics do not move either.
 
-        Raises:
-            ValueError: there are not that many stages.
+        Raises: ValueError, there are not that many stages.
         """
         there = len(self.encoder.stages)
-        if stages not in range(there + 1):
-            raise ValueError(
-                f"frozen stages are {stages}; expected 0 (none) to {there} (the whole encoder)"
-            )
+        expected = f"expected 0 (none) to {there} (the whole encoder)"
+        checks.require(stages in range(there + 1), f"frozen stages are {stages}; {expected}")
         self.frozen_stages = stages
         for number, stage in enumerate(self.encoder.stages):
             stage.requires_grad_(number >= stages)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> FusionModel:
+    def train(self, mode: bool = True) -> "FusionModel":
         """Training mode, but for frozen stages, which stay in evaluation mode."""
         super().train(mode)
         for stage in list(self.encoder.stages)[: self.frozen_stages]:
@@ -160,9 +144,7 @@ class FusionModel(nn.Module):
 
 class TwoNetworks(nn.Module):
     """The article's model, made to work, the baseline of fusion: a whole network for each task.
-
-    Takes the arguments of `FusionModel` and returns what it returns.
-    """
+    Takes the arguments of `FusionModel` and returns what it returns."""
 
     def __init__(self, outputs: dict[str, int], **options):
         super().__init__()
@@ -183,22 +165,14 @@ def parameter_groups(
     Discriminative fine-tuning (Howard & Ruder 2018, section 3.1, there with one rate a layer).
     Frozen parameters are in no group, any other is in exactly one.
 
-    Args:
-        model: a `FusionModel` or `TwoNetworks`; with factor 1, any module.
-        learning_rate: of decoder and heads, the first group.
-        encoder_factor: above 0.
-
-    Returns:
-        [{"params": [...], "lr": rate}, ...]; with factor 1 one group, as `model.parameters()`.
-
-    Raises:
-        ValueError: encoder_factor is not above 0, or not finite.
+    Args: model, a `FusionModel` or `TwoNetworks`, with factor 1 any module; learning_rate of
+        decoder and heads, the first group.
+    Returns: [{"params": [...], "lr": rate}, ...]; with factor 1 one group, in the model's order.
+    Raises: ValueError, encoder_factor is not above 0, or not finite.
     """
-    if not 0 < encoder_factor < float("inf"):
-        raise ValueError(
-            f"encoder_factor is {encoder_factor}; expected a number above 0 (freeze what shall not"
-            " learn)"
-        )
+    expected = "a number above 0 (freeze what shall not learn)"
+    positive = 0 < encoder_factor < float("inf")
+    checks.expect(positive, "encoder_factor", encoder_factor, expected)
     trained = [p for p in model.parameters() if p.requires_grad]
     if encoder_factor == 1:
         return [{"params": trained, "lr": learning_rate}]

@@ -1,7 +1,5 @@
 """What networks are made of: convolutions, and a decoder from coarse to fine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -26,9 +24,7 @@ class Decoder(nn.Module):
     The additions are the lateral connections of a feature pyramid network (Lin et al. 2017, figure
     3). The finest map, where boundaries are drawn, gets one more convolution, which refines it.
 
-    Shape:
-        features: list of (N, C_s, H_s, W_s), fine to coarse.
-        returns: (N, width, H_0, W_0), at the finest feature map's size.
+    Shape: list of (N, C_s, H_s, W_s), fine to coarse -> (N, width, H_0, W_0), the finest map's.
     """
 
     def __init__(self, channels: Sequence[int], width: int):

@@ -1,7 +1,5 @@
 """What the tasks share, and what each has of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +15,7 @@ class HardSharing(nn.Module):
     All of `SHARING` are built alike, from the tasks' names, the width of their features and the
     channels of the encoder's maps; before them stands `shared_decoder(channels, width)`.
 
-    Shape:
-        shared: F, (N, width, H, W).
-        returns: {task: (N, width, H, W)}.
+    Shape: shared features F, (N, width, H, W) -> {task: F_t, (N, width, H, W)}.
     """
 
     shared_decoder: type[nn.Module] = Decoder
@@ -62,9 +58,8 @@ class OwnBlocks(HardSharing):
 class CrossTaskGates(OwnBlocks):
     """Own features F_t for each task, and gates that let the other tasks' features in.
 
-    G_t = F_t + sum_{o != t} sigmoid(W_to * [F_t, F_o]) . F_o, with F_t as `OwnBlocks` has it. Such
-    gates are found in Gated-SCNN (Takikawa et al. 2019, eq. 1-2, from shape to shape stream) and
-    PAD-Net (Xu et al. 2018, eq. 3).
+    G_t = F_t + sum_{o != t} sigmoid(W_to * [F_t, F_o]) . F_o, with F_t as in `OwnBlocks`; like the
+    gates of Gated-SCNN (Takikawa et al. 2019, eq. 1-2) and PAD-Net (Xu et al. 2018, eq. 3).
     """
 
     def __init__(self, tasks: list[str], width: int, channels: Sequence[int] = ()):
@@ -93,9 +88,7 @@ class CrossTaskGates(OwnBlocks):
 
 class OwnDecoders(HardSharing):
     """A whole decoder for each task on the encoder's feature maps: only the encoder is shared.
-
-    Shape: as `Decoder`, and {task: (N, width, H_0, W_0)}.
-    """
+    Shape: list of maps as for `Decoder` -> {task: (N, width, H_0, W_0)}."""
 
     shared_decoder = nn.Identity
 

@@ -433,20 +433,16 @@ def test_vote_with_a_weight_out_of_range(weight):
         vote(np.zeros((2, 3, 3)), np.zeros((3, 3), int), weight)
 
 
-@pytest.mark.parametrize(
-    "region",
-    [
-        np.zeros((4, 5), int),
-        np.zeros((5, 4, 1), int),
-        np.full((5, 4), -1),
-        np.array([[0, -1, 0, 0]] * 5),
-    ],
-)
-def test_vote_refuses_what_does_not_fit(region):
-    with pytest.raises(
-        ValueError,
-        match=r"log_probabilities has shape \(3, 5, 4\), region .*; expected \(C, H, W\)",
-    ):
+@pytest.mark.parametrize("shape", [(4, 5), (5, 4, 1)])
+def test_vote_refuses_a_region_map_of_another_shape(shape):
+    found = r"log_probabilities has shape \(3, 5, 4\) and region \(.*\); expected \(C, H, W\) and"
+    with pytest.raises(ValueError, match=found):
+        vote(np.zeros((3, 5, 4)), np.zeros(shape, int))
+
+
+@pytest.mark.parametrize("region", [np.full((5, 4), -1), np.array([[0, -1, 0, 0]] * 5)])
+def test_vote_refuses_an_id_below_0(region):
+    with pytest.raises(ValueError, match="region holds -1; expected ids from 0"):
         vote(np.zeros((3, 5, 4)), region)
 
 
