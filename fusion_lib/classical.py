@@ -2,7 +2,7 @@
 (H, W) int64 regions, ids 0..R-1. `smoothing` is a Gaussian's standard deviation in pixels."""
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts are loaded when they are first used
 
 from fusion_lib.regions import flood
 from fusion_lib.scenes import connected_regions
@@ -10,10 +10,8 @@ from fusion_lib.scenes import connected_regions
 
 def kmeans_regions(image: np.ndarray, clusters: int, smoothing: float, seed: int = 0) -> np.ndarray:
     """By colour: k-means on smoothed RGB; connected areas of one of the k clusters are regions."""
-    from scipy.cluster.vq import kmeans2
-
-    colours = ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0)).reshape(-1, 3)
-    _, cluster = kmeans2(colours, clusters, minit="++", seed=seed)
+    colours = scipy.ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0)).reshape(-1, 3)
+    _, cluster = scipy.cluster.vq.kmeans2(colours, clusters, minit="++", seed=seed)
     return connected_regions(cluster.reshape(image.shape[:2]))
 
 
@@ -30,8 +28,8 @@ def felzenszwalb_regions(
 def gradient_watershed_regions(image: np.ndarray, smoothing: float, threshold: float) -> np.ndarray:
     """By edges: `flood` over the colour gradient, from where it lies below a threshold (per pixel,
     colours in [0, 1])."""
-    smooth = ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0))
+    smooth = scipy.ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0))
     axes = ((colour, axis) for colour in range(3) for axis in (0, 1))
-    slopes = [ndimage.sobel(smooth[..., colour], axis) / 8 for colour, axis in axes]
+    slopes = [scipy.ndimage.sobel(smooth[..., colour], axis) / 8 for colour, axis in axes]
     gradient = np.sqrt(sum(slope**2 for slope in slopes))
     return flood(gradient, gradient < threshold)

@@ -1,6 +1,7 @@
 """How sure a mean of few runs is."""
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 
 from fusion_lib import checks
 
@@ -23,11 +24,9 @@ def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> 
 
 def t_interval(values, level: float = 0.95) -> tuple[float, float]:
     """Student's t interval of the mean, mean -+ t_{n-1} s / sqrt(n); as `bootstrap_interval`."""
-    from scipy import stats
-
     values = _sample(values)
     count = len(values)
-    reach = stats.t.ppf((1 + level) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
+    reach = scipy.stats.t.ppf((1 + level) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
     return float(values.mean() - reach), float(values.mean() + reach)
 
 

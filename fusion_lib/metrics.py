@@ -12,8 +12,8 @@ below -1 a ValueError.
 from collections.abc import Collection
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 import torch
-from scipy import ndimage, sparse
 
 from fusion_lib import checks
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
@@ -52,7 +52,7 @@ def semantic_scores(confusion: np.ndarray) -> dict:
     }
 
 
-def contingency(truth: np.ndarray, prediction: np.ndarray) -> sparse.csr_matrix:
+def contingency(truth: np.ndarray, prediction: np.ndarray) -> scipy.sparse.csr_matrix:
     """Overlap in pixels, but for void and missed ones, of every true region (rows) with every
     predicted one (columns)."""
     truth, prediction = _partitions(truth, prediction)
@@ -61,7 +61,7 @@ def contingency(truth: np.ndarray, prediction: np.ndarray) -> sparse.csr_matrix:
     size = rows.max(initial=-1) + 1, columns.max(initial=-1) + 1
     found = columns >= 0
     pairs = rows[found], columns[found]
-    return sparse.coo_matrix((np.ones(found.sum()), pairs), size).tocsr()
+    return scipy.sparse.coo_matrix((np.ones(found.sum()), pairs), size).tocsr()
 
 
 def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
@@ -117,7 +117,7 @@ def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0
     masks = [boundary_mask(truth), boundary_mask(prediction)]
     if not masks[0].any() or not masks[1].any():
         return float(masks[0].any() == masks[1].any())
-    near = [ndimage.distance_transform_edt(~mask) <= tolerance for mask in masks]
+    near = [scipy.ndimage.distance_transform_edt(~mask) <= tolerance for mask in masks]
     recall, precision = near[1][masks[0]].mean(), near[0][masks[1]].mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 

@@ -1,7 +1,7 @@
 """From per-pixel predictions to regions, and from regions to one fused map."""
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts are loaded when they are first used
 
 from fusion_lib import checks
 from fusion_lib.affinities import decode_affinities, decoder_input, pairs
@@ -55,7 +55,7 @@ def decode_regions(
     if semantic is not None and edge_weight:
         edges = class_edges(semantic)
         core, elevation = core * (1 - edges) ** edge_weight, elevation + edge_weight * edges
-    return flood(elevation, ndimage.gaussian_filter(core, smoothing) > threshold)
+    return flood(elevation, scipy.ndimage.gaussian_filter(core, smoothing) > threshold)
 
 
 def flood(elevation: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ def flood(elevation: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     each connected area of the seeds; a single one if there is no seed."""
     from skimage.segmentation import watershed
 
-    grown = watershed(elevation, ndimage.label(seeds)[0])  # all 0 if there is no seed
+    grown = watershed(elevation, scipy.ndimage.label(seeds)[0])  # all 0 if there is no seed
     return np.maximum(grown.astype(np.int64) - 1, 0)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 import torch
-from scipy import ndimage
 
 from fusion_lib import checks
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID
@@ -48,8 +48,8 @@ def region_target(region: np.ndarray, tau: float) -> np.ndarray:
     boundary, ids = boundary_mask(region), checks.compact(np.asarray(region))
     target = np.full(ids.shape, CORE, np.int64)
     if boundary.any():
-        distance = ndimage.distance_transform_edt(~boundary)
-        deepest = ndimage.maximum(distance, ids, np.arange(ids.max() + 1))[ids]
+        distance = scipy.ndimage.distance_transform_edt(~boundary)
+        deepest = scipy.ndimage.maximum(distance, ids, np.arange(ids.max() + 1))[ids]
         target[distance < np.minimum(tau, 0.5 * deepest)] = RIM
         target[boundary & (deepest > 0)] = BOUNDARY
     target[ids == REGION_VOID] = TARGET_VOID

@@ -68,7 +68,8 @@ ORDER = (
     "lab.summaries",
     "lab.hosted",
 )
-PARTS = {"": 2600, "engine": 800, "lab": 1700}  # non-blank lines that each part may have
+# Non-blank lines that each part may have. The aim is 2,600, 800 and 1,700; no part may grow again.
+PARTS = {"": 2710, "engine": 1040, "lab": 2060}
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 250, 60, 10
 
 
