@@ -54,9 +54,9 @@ wheel: .venv/ready  # setuptools would pack what an earlier build left in build/
 	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build .
 	@ls build/*.whl
 
-colab:  # REPO reaches Python through the environment, whatever characters it holds
-	@$(PYTHON) -m fusion_lib.lab.hosted "$$REPO"
-	@PYTHONPATH=. $(PYTHON) tests/structure/make_bad.py
+colab: .venv/ready  # REPO reaches Python through the environment, whatever characters it holds
+	@$(PY) -m fusion_lib.lab.hosted "$$REPO"
+	@PYTHONPATH=. $(PY) tests/structure/make_bad.py
 
 # The environment is whole only once `ready` is written; an interrupted installation is taken up again.
 .venv/ready: pyproject.toml

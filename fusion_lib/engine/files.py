@@ -17,8 +17,6 @@ import zlib
 from importlib import metadata
 from pathlib import Path
 
-from filelock import FileLock
-
 CACHE_VARIABLE = "FUSION_CACHE"  # environment: where parsed photographs and fetched files are kept
 SUMS = "SHA256SUMS"
 UNNAMED = "/OWNER/"  # stands in the repository's address until `make colab` names one
@@ -98,6 +96,8 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
     Raises: OSError, if the address does not answer, or with nothing, a page (HTML, JSON, text), a
         part of the file, or a file of another hash.
     """
+    from filelock import FileLock  # the set-up cell imports this module before its needs
+
     path.parent.mkdir(parents=True, exist_ok=True)
     part, was_there = path.with_name(path.name + ".part"), path.exists()
     with FileLock(f"{path}.lock"):

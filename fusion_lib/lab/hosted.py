@@ -25,7 +25,8 @@ ADDRESS = re.compile(r'(?<=^Repository = ").+(?="$)', re.MULTILINE)  # in pyproj
 FRONT = "notebooks/00_start_here.ipynb"  # what README's badges open
 KEPT = ("torch", "torchvision", "numpy")  # a runtime's own stay as they are
 
-# fusion_lib comes alone, so that pip touches nothing that is there; `start` brings what it needs.
+# fusion_lib comes alone (of several wheels the last by name), so that pip touches nothing that is
+# there; `start` brings what it needs.
 SETUP_CELL = """\
 from glob import glob; from importlib.util import find_spec as has; wheel = glob("fusion_lib-*.whl")
 SOURCE

@@ -69,7 +69,8 @@ def store(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     execute(notebook, path.stem, path.parent)
     for index, cell in enumerate(notebook.cells):
-        cell.metadata.pop("execution", None)  # time stamps, where JupyterLab has noted some
+        for left_over in ("execution", "lines_to_next_cell"):  # time stamps; a converter's notes
+            cell.metadata.pop(left_over, None)
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _opaque(output.data["image/png"])

@@ -4,7 +4,6 @@ can be compared between machines, and differs by little where the last digits of
 from __future__ import annotations
 
 import json
-import re
 import sys
 from itertools import groupby
 
@@ -56,12 +55,13 @@ def summary(figure: Figure | None = None) -> dict:
 def _panel(axes) -> dict:
     frame = {axes.patch, *axes.spines.values()}
     drawn = [a for a in axes.get_children() if isinstance(a, DRAWN) and a not in frame]
+    drawn = [artist for artist in drawn if artist.get_visible()]
     legend = axes.get_legend()
     return {
         "title": axes.get_title(),
         "axes": [_axis(axes.xaxis), _axis(axes.yaxis)] if axes.axison else [],
         "legends": [_legend(legend)] if legend else [],
-        "texts": [re.sub(r"\d+", "#", text.get_text()) for text in axes.texts],  # drawn as data too
+        "texts": [text.get_text() for text in axes.texts],
         "drawn": [_artists(list(group)) for _, group in groupby(drawn, type)],
     }
 
@@ -85,15 +85,16 @@ def _legend(legend) -> dict:
 
 def _artists(artists: list) -> dict:
     kind = type(artists[0]).__name__
-    points = np.concatenate([_points(artist) for artist in artists])
-    x, y = _coarse(points).T
+    points = [_points(artist) for artist in artists]
+    each = max(4, SAMPLES // len(artists))
+    x, y = np.concatenate([_coarse(some, each) for some in points]).T
     colours = [_colours(artist) for artist in artists]
     if kind != "AxesImage":
         colours = [_coarse(np.concatenate(colours))]
     return {
         "kind": kind,
         "count": len(artists),
-        "points": len(points),
+        "points": sum(map(len, points)),
         "styles": list(dict.fromkeys(_style(artist) for artist in artists)),
         "x": _numbers(x),
         "y": _numbers(y),
@@ -117,12 +118,12 @@ def _points(artist) -> np.ndarray:
 def _colours(artist) -> np.ndarray:
     """(N, 3) colours of an artist, mixed with white where it is transparent."""
     if isinstance(artist, AxesImage):
-        colours = artist.to_rgba(np.ma.asarray(artist.get_array()))
+        colours = artist.to_rgba(np.ma.asarray(artist.get_array()), alpha=artist.get_alpha())
         rows = np.array_split(colours, min(GRID, len(colours)))
         blocks = [b for row in rows for b in np.array_split(row, min(GRID, row.shape[1]), axis=1)]
         colours = np.array([block.mean((0, 1)) for block in blocks])
     elif isinstance(artist, Line2D):
-        colours = to_rgba_array(artist.get_color())
+        colours = to_rgba_array(artist.get_color(), artist.get_alpha())
     elif isinstance(artist, (Patch, Collection)):
         if isinstance(artist, Collection):
             artist.update_scalarmappable()
@@ -139,11 +140,11 @@ def _style(artist) -> str:
     return (artist.get_hatch() or "") if isinstance(artist, (Patch, Collection)) else ""
 
 
-def _coarse(rows: np.ndarray) -> np.ndarray:
-    """At most `SAMPLES` rows: means of neighbours."""
-    if len(rows) <= SAMPLES:
+def _coarse(rows: np.ndarray, most: int = SAMPLES) -> np.ndarray:
+    """At most so many rows: means of neighbours."""
+    if len(rows) <= most:
         return rows
-    return np.array([block.mean(0) for block in np.array_split(rows, SAMPLES)])
+    return np.array([block.mean(0) for block in np.array_split(rows, most)])
 
 
 def _numbers(values) -> list[float]:

@@ -8,7 +8,8 @@ lie from the stored one, where hardware decides it:
 Then words stay strict and white space, which follows the width of numbers, counts as one blank.
 Summaries of figures are compared as text where they hold words, and exactly where they hold counts.
 A list of numbers is compared within `FIGURE` of its spread, and colours within `FIGURE`; a cell's
-tolerance widens this (the relative one is of the spread, too).
+tolerance widens this (the relative one is of the spread, too; colours only by the absolute one, up
+to 0.15, and never those of a legend).
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def figure_difference(stored: str, came: str, tolerance: Tolerance | None) -> st
 def _tree_difference(stored, came, tolerance: Tolerance | None, where: str) -> str | None:
     kinds = type(stored), type(came)
     if kinds == (str, str):
-        found = text_difference(stored, came, tolerance)
+        written = tolerance or {"relative": FIGURE, "absolute": 0.01}  # in a panel, data as text
+        found = text_difference(stored, came, written if ", texts" in where else tolerance)
         return found and f"{where}: {found}"
     if kinds == (dict, dict) and list(stored) == list(came):
         parts = [(stored[key], came[key], f"{where}, {key}") for key in stored]
@@ -100,8 +102,9 @@ def _tree_difference(stored, came, tolerance: Tolerance | None, where: str) -> s
 
 def _numbers_difference(stored: list, came: list, tolerance: Tolerance, where: str) -> str | None:
     share, absolute = max(FIGURE, tolerance.get("relative", 0)), tolerance.get("absolute", 0)
-    if where.endswith("colours"):  # percents
-        allowed = {"absolute": 100 * max(share, absolute)}
+    if where.endswith("colours"):  # percents; no tolerance makes another colour the same
+        legend = "legends" in where
+        allowed = {"absolute": 100 * (FIGURE if legend else max(FIGURE, min(absolute, 0.15)))}
     else:
         finite = [value for value in stored if math.isfinite(value)] or [0.0]
         spread = max(max(finite) - min(finite), 0.05 * max(map(abs, finite)))

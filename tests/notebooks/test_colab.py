@@ -56,7 +56,7 @@ import nbformat, sys
 from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], 4)
 try:
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=1800, kernel_name="python3").execute()
 finally:
     nbformat.write(notebook, sys.argv[1])
 """
@@ -166,7 +166,7 @@ class Runtime:
             env=self.variables,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=1800,
         )
 
     def open(

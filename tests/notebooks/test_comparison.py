@@ -209,3 +209,26 @@ def test_a_summary_edited_by_hand_is_noticed(text):
     edited = drawn(curves).replace('"count": 1', '"count": 2')
     said = comparison.figure_difference(edited, drawn(curves), {"absolute": 5})
     assert said == "figure, panels 0, drawn 0, count: 2 was stored, 1 came"
+
+
+def test_no_tolerance_makes_another_colour_the_same():
+    wide = {"relative": 0.5, "absolute": 5.0}
+    for colour, legend in (("C1", "C0"), ("C0", "C1")):  # the line's, or the legend's
+        stored, came = drawn(coloured), drawn(coloured, colour=colour, legend=legend)
+        assert "colours" in comparison.figure_difference(stored, came, wide)
+
+
+def coloured(colour="C0", legend="C0"):
+    plt.plot([0, 1], color=colour)
+    plt.legend(handles=[plt.Line2D([], [], color=legend, label="loss")])
+
+
+def test_numbers_written_into_a_panel_are_compared():
+    stored, near, far = (drawn(labelled, text=text) for text in ("0.50", "0.51", "0.91"))
+    assert comparison.figure_difference(stored, near, None) is None
+    assert "0.91 came" in comparison.figure_difference(stored, far, None)
+
+
+def labelled(text):
+    plt.bar([0], [1])
+    plt.text(0, 1, text)

@@ -34,7 +34,7 @@ def failing_cells(notebook: Path, folder: Path) -> set[int]:
         "no:cacheprovider",
         f"--rootdir={folder}",
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800)
     report = done.stdout + done.stderr
     failed = {int(place) for place in re.findall(r"^FAILED .*::Cell (\d+)", report, re.MULTILINE)}
     assert done.returncode == (1 if failed else 0), report

@@ -1,13 +1,12 @@
 """Write the broken notebooks that the rules must reject, and the good one that each of them is a
 change of.
 
-    python tests/structure/make_bad.py      # again after a change of a rule, of the set-up cell or
-    of the repository's address
+    python tests/structure/make_bad.py
 
-A file is named 00_RULE__HOW.ipynb: the one rule of tests/structure/rules.py that it breaks, and
-how. Two are named
-otherwise: 00_good.ipynb breaks none, and 00_stored_outputs_differ.ipynb breaks none either, but
-nbval must reject it.
+Call it again after a change of a rule, of the set-up cell or of the repository's address. A file is
+named 00_RULE__HOW.ipynb: the one rule of tests/structure/rules.py that it breaks, and how. Those
+named otherwise break none: 00_good.ipynb, and 00_stored_outputs_differ*.ipynb, which nbval must
+reject.
 """
 
 from __future__ import annotations
@@ -488,6 +487,7 @@ TOLERANCES = {
     "no_number": {"fusion": {"tolerance": {"absolute": "0.08"}}},
     "no_kind": {"fusion": {"tolerance": 0.08}},
     "too_wide": {"fusion": {"tolerance": {"relative": 0.9}}},
+    "absolute_too_wide": {"fusion": {"tolerance": {"absolute": 1e9}}},
 }
 
 
@@ -529,6 +529,17 @@ def _(cells, metadata):
 @breaks("no_asserted_times__seconds")
 def _(cells, metadata):
     _holding(cells, "time.perf_counter")["source"] += "\nassert 0 < seconds < 10"
+
+
+@breaks("no_asserted_times__by_another_name")
+def _(cells, metadata):
+    cell = _holding(cells, "time.perf_counter")
+    cell["source"] += "\nlong = time.perf_counter() - began\nassert long < 10"
+
+
+@breaks("no_asserted_times__by_a_call")
+def _(cells, metadata):
+    _holding(cells, "time.perf_counter")["source"] += "\nnp.testing.assert_array_less(seconds, 10)"
 
 
 @breaks("no_trailing_semicolon__value_hidden")

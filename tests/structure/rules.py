@@ -32,6 +32,7 @@ from lessons import (
 )
 
 from fusion_lib.lab import hosted
+from fusion_lib.lab.notebooks import MACHINE_PATH
 from fusion_lib.lab.summaries import MIME
 
 sys.path.append(str(ROOT / "tests" / "notebooks"))
@@ -50,7 +51,10 @@ CAPTION_WORDS, REASON_WORDS = 12, 5
 # Folds the source of the set-up cell in JupyterLab, and in Colab.
 SETUP_METADATA = {"tags": [IGNORED], **hosted.FOLDED}
 # In a name, they say that a time is meant; no machine and no hour is fast enough for all asserts.
-TIMES = re.compile(r"(?:^|_)(?:seconds?|minutes?|hours?|times?|duration|elapsed)(?:_|$)")
+TIMES = re.compile(
+    r"(?:^|_)(?:seconds?|minutes?|hours?|times?|duration|elapsed|took|ms|speed_?ups?)(?:_|$)"
+    r"|^(?:speed|profile|perf_counter|monotonic|process_time)$"
+)
 
 
 def repository() -> str:
@@ -292,16 +296,23 @@ def tolerances_are_well_formed(lesson: Lesson) -> list[str]:
     complaints = []
     for cell in lesson.code:
         try:
-            comparison.tolerance_of(cell.metadata)
+            declared = comparison.tolerance_of(cell.metadata) or {}
         except ValueError as error:
             complaints.append(f"{cell}: {error}")
+            continue
+        numbers = [float(n) for n in re.findall(r"\d+\.?\d*", cell.output_text)]
+        if cell.outputs and declared.get("absolute", 0) > max(numbers, default=0) / 2:
+            complaints.append(
+                f"{cell}: absolute tolerance {declared['absolute']} is more than half of the"
+                " largest number in its output; narrow it"
+            )
     return complaints
 
 
 def figures_have_summaries(lesson: Lesson) -> list[str]:
     return [
-        f"{cell}: a figure is stored without its summary; call plots.use_style() in one of the"
-        " first cells, run all cells and save"
+        f"{cell}: a figure is stored without its summary; run the set-up cell first, run all"
+        " cells and save"
         for cell in lesson.code
         for data in cell.pictures
         if not _is_summary(data.get(MIME))
@@ -326,13 +337,28 @@ def no_test_plumbing(lesson: Lesson) -> list[str]:
 
 
 def no_asserted_times(lesson: Lesson) -> list[str]:
+    measured = {  # what is assigned from a clock, or from what measures speed
+        name
+        for cell in lesson.code
+        for node in nodes(cell, ast.Assign)
+        if any(map(TIMES.search, names(node.value)))
+        for target in node.targets
+        for name in names(target)
+    }
     return [
         f"{cell}: asserts a time ({', '.join(sorted(timed))}), and a busy machine breaks it; print"
         " it in a cell that is not compared"
         for cell in lesson.code
-        for node in nodes(cell, ast.Assert)
-        if (timed := {name for name in names(node.test) if TIMES.search(name)})
+        for test in _asserted(cell)
+        if (timed := {name for name in names(test) if TIMES.search(name) or name in measured})
     ]
+
+
+def _asserted(cell: Cell) -> list[ast.AST]:
+    """What a cell asserts, by the statement or by a function such as `assert_array_less`."""
+    calls = nodes(cell, ast.Call)
+    by_call = [c for c in calls if any(name.startswith("assert") for name in names(c.func))]
+    return [node.test for node in nodes(cell, ast.Assert)] + by_call
 
 
 def no_trailing_semicolon(lesson: Lesson) -> list[str]:
@@ -351,13 +377,12 @@ def file_is_small(lesson: Lesson) -> list[str]:
 
 
 def no_machine_paths(lesson: Lesson) -> list[str]:
-    pattern = re.compile(r"(?<![\w.~/}])/(?:home|root|work|tmp|Users)\b|\bC:\\")
     return [
         f"{cell}: its {where} holds a path of one machine ({found.group()}); use a path relative to"
         " the notebook, or a temporary folder, and print names only"
         for cell in lesson.cells
         for where, text in (("source", cell.source), ("output", cell.output_text))
-        if (found := pattern.search(text))
+        if (found := MACHINE_PATH.search(text))
     ]
 
 

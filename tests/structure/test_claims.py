@@ -33,7 +33,7 @@ def test_claim_holds(page, sentence):
 @pytest.mark.parametrize("page", sorted({*NOTEBOOKS, *CLAIMS}))
 def test_sentences_and_conditions_belong_together(page):
     sentences = printed(json.loads(NOTEBOOKS[page].read_text(encoding="utf-8")))
-    if not sentences:
+    if not sentences and page not in CLAIMS:
         pytest.skip(f"notebook {page} prints no table of claims")
     assert sorted(sentences) == sorted(CLAIMS.get(page, {}))
 

@@ -194,18 +194,18 @@ def test_the_whole_project_keeps_its_rules_whatever_its_name(tmp_path):
 
     def call(*command):
         done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=600
+            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=1800
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
     before = contents(copy)
     name = "/".join(("jane-doe", "two_segmentations.v2"))  # stands nowhere in one piece
-    call("make", "colab", f"PYTHON={sys.executable}", f"REPO={name}")
+    call("make", "colab", f"PY={sys.executable}", "-o", ".venv/ready", f"REPO={name}")
     assert hosted.address(copy) == f"https://github.com/{name}"
     tests = [
         f"tests/structure/test_{name}.py"
         for name in ("rules", "notebooks", "environment", "setup_cell")
     ]
     call(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests)
-    call("make", "colab", f"PYTHON={sys.executable}", f"REPO={now}")
+    call("make", "colab", f"PY={sys.executable}", "-o", ".venv/ready", f"REPO={now}")
     assert contents(copy) == before

@@ -174,3 +174,13 @@ def test_start_in_a_folder_on_the_path_installs_nothing(monkeypatch, pip, capsys
     monkeypatch.setattr(metadata, "requires", requires)
     hosted.start()
     assert pip == [] and "GiB free" in capsys.readouterr().out
+
+
+def test_its_module_needs_the_standard_library_alone():
+    """Before `start` has run, a runtime may lack everything that the project needs."""
+    code = (
+        "import sys, fusion_lib.lab.hosted; third = {m.split('.')[0] for m in sys.modules};"
+        "assert not third & {'filelock', 'numpy', 'torch', 'packaging', 'tqdm', 'PIL'}, third"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -66,6 +66,32 @@ def test_many_points_become_means_of_neighbours():
     assert line["points"] == 48 and line["x"] == [2 * k + 0.5 for k in range(24)]
 
 
+def one(draw):
+    """Summary of a new figure with what is drawn on its only panel."""
+    figure, axis = plt.subplots()
+    draw(axis)
+    (panel,) = summaries.summary(figure)["panels"]
+    return panel["drawn"]
+
+
+def test_no_artist_hides_behind_others():
+    """One point of one line among many moves, and the summary shows where it went."""
+    lines = [[0, k, 2 * k] for k in range(20)]
+    moved = [*lines[:7], [0, 7.5, 14], *lines[8:]]
+    before, after = (
+        one(lambda axis, all=all: [axis.plot(y) for y in all]) for all in (lines, moved)
+    )
+    assert [y for y, z in zip(before[0]["y"], after[0]["y"]) if y != z] == [7]
+
+
+def test_transparency_and_what_is_hidden_show():
+    (line,) = one(lambda axis: axis.plot([0, 1], color=(0, 0, 0), alpha=0.25))
+    assert line["colours"] == [75, 75, 75]
+    (image,) = one(lambda axis: axis.imshow(np.zeros((1, 1)), cmap="gray", alpha=0.25))
+    assert image["colours"] == [75, 75, 75]
+    assert one(lambda axis: axis.plot([0, 1], visible=False)) == []
+
+
 def test_every_kind_of_drawing_has_a_summary():
     _, axis = plt.subplots()
     axis.hist(np.arange(9))
@@ -77,7 +103,7 @@ def test_every_kind_of_drawing_has_a_summary():
     axis.annotate("0.5 here", (0, 0), (1, 1), arrowprops={})
     axis.legend()
     said = json.loads(json.dumps(summaries.summary()))
-    assert said["panels"][0]["texts"] == ["#.# here"]
+    assert said["panels"][0]["texts"] == ["0.5 here"]
     kinds = [group["kind"] for group in said["panels"][0]["drawn"]]
     assert {"Rectangle", "QuadMesh", "PathCollection", "Line2D", "LineCollection"} <= {*kinds}
 
