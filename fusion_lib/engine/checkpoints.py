@@ -1,7 +1,5 @@
 """Trained models on disk, as files that cannot run code and are not believed unread."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where shipped and fetched files are, and how files come and go: whole, or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import gzip

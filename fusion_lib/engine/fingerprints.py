@@ -1,7 +1,5 @@
 """What a loader gives, told apart by a few of its samples: so that no run goes on with others."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +29,7 @@ def fingerprint(split: str, loader: Any, seed: Callable[[int], None]) -> dict[st
     while processes.rank_and_count()[1] > 1 and isinstance(dataset, Subset):
         dataset = dataset.dataset  # the subset is this process's share
     with suppress(ValueError):  # no data set of ours
-        classes = list(attribute(dataset, "classes"))
+        classes = [str(name) for name in attribute(dataset, "classes")]
 
     def read(place: int) -> dict:
         seed(place)

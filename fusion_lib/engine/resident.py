@@ -6,8 +6,6 @@ before they are cropped, so that a crop of a picture that was larger is less sha
 that a crop cuts in two stays one region when its rim's limit is computed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import reduce

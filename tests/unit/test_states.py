@@ -353,7 +353,8 @@ def test_folder_of_a_run_with_other_settings(tmp_path, changed):
     run(folder=folder, stop_after=1)
     before = (folder / "state.pt").read_bytes()
     with pytest.raises(
-        ValueError, match=r"folder 'my_run' holds a run with other settings.*move state.pt away"
+        ValueError,
+        match=r"folder 'my_run' holds a run with other settings.*move state.pt and state_before",
     ) as caught:
         run(folder=folder, **changed)
     name = {"loss": "task_weights", "loaders": "steps"}.get(
@@ -367,7 +368,9 @@ def test_folder_of_a_run_with_other_settings(tmp_path, changed):
 def test_folder_of_a_run_of_another_model(tmp_path, outputs):
     run(folder=tmp_path, stop_after=1)
     before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(ValueError, match="(?s)holds a run of another model.*move state.pt away"):
+    with pytest.raises(
+        ValueError, match="(?s)holds a run of another model.*move state.pt and state_before.pt away"
+    ):
         run(tiny_model(outputs=outputs), folder=tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
 
@@ -455,7 +458,9 @@ def test_newest_state_that_lacks_something_makes_way_for_the_one_before(tmp_path
 def test_a_refused_resume_leaves_the_model_as_it_was(tmp_path, make):
     """Another model, of which most tensors fit; and one of which other parameters learn."""
     run(folder=tmp_path, stop_after=1)
-    with pytest.raises(ValueError, match="(?s)holds a run of another model.*move state.pt away"):
+    with pytest.raises(
+        ValueError, match="(?s)holds a run of another model.*move state.pt and state_before.pt away"
+    ):
         run(model := make(), folder=tmp_path)
     assert_same_weights(model, make())
 
@@ -531,7 +536,9 @@ def test_a_run_on_other_data_is_refused_by_name(tmp_path, changed, name):
     model = {"outputs": {"semantic": 8, "region": 3}}
     run(tiny_model(**model), loaders=scene_loaders(), epochs=2, folder=tmp_path, stop_after=1)
     before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(ValueError, match=f"other settings .*{name}: .*move state.pt away"):
+    with pytest.raises(
+        ValueError, match=f"other settings .*{name}: .*move state.pt and state_before.pt away"
+    ):
         loaders = scene_loaders(**changed)
         run(tiny_model(**model), loaders=loaders, epochs=2, folder=tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
@@ -598,3 +605,42 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="seed"):  # the lock is free again, also after a refusal
         run(seed=1, folder=folder)
     assert len(run(folder=folder)[1]) == 3
+
+
+# --- what a folder keeps, and what it lets in ----------------------------------------------------
+
+
+def test_only_what_a_killed_writer_left_is_removed(tmp_path):
+    for name in ("movie.zip.part", "state.pt.12.345.part"):
+        (tmp_path / name).write_text("some")
+    (tmp_path / "a.1.2.part").mkdir()
+    run(folder=tmp_path, epochs=1)
+    left = {path.name for path in tmp_path.glob("*.part")}
+    assert left == {"movie.zip.part", "a.1.2.part"}
+
+
+def test_a_run_with_numbers_of_numpy_can_be_resumed(tmp_path):
+    numbers = {"learning_rate": np.float64(3e-3), "seed": np.int64(2), "epochs": np.int64(2)}
+    numbers |= {"weight_decay": np.float32(0.5), "encoder_factor": np.float64(1.0)}
+    weights = {"alpha": np.float64(2), "further": {"depth": np.float32(1)}}
+    loaders = [DataLoader(Named(tiny_samples(6)), 2) for _ in range(2)]
+    for _ in range(2):
+        loss = FusionLoss(**weights)
+        _, history = run(loss=loss, loaders=loaders, folder=tmp_path, stop_after=1, **numbers)
+    assert len(history) == 2
+
+
+class Named(list):
+    classes = tuple(np.array(["sky", "road", "car"]))
+
+
+def test_best_weights_that_do_not_fit_make_way_for_the_state_before(tmp_path):
+    straight, history = run(loaders=noisy_loaders(), epochs=4)
+    run(loaders=noisy_loaders(), epochs=4, folder=tmp_path, stop_after=2)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["best"] = {"encoder": torch.zeros(3)}
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.warns(UserWarning, match="its best weights differ in .*; going on from the state"):
+        model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
+    assert without_times(more) == without_times(history)
+    assert_same_weights(model, straight)
