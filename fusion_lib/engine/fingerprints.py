@@ -35,8 +35,9 @@ def fingerprint(split: str, loader: Any, seed: Callable[[int], None]) -> dict[st
         seed(place)
         return dataset[place]
 
-    samples = [vars(loader)]
-    if hasattr(dataset, "__getitem__"):
+    if not hasattr(dataset, "__getitem__"):
+        samples = [vars(loader)]
+    else:
         places = np.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).round()
         samples = [read(int(place)) for place in places]
         if samples and _held([read(0)]) != _held(samples[:1]):

@@ -644,3 +644,11 @@ def test_best_weights_that_do_not_fit_make_way_for_the_state_before(tmp_path):
         model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
     assert without_times(more) == without_times(history)
     assert_same_weights(model, straight)
+
+
+def test_a_run_on_a_list_of_batches_can_be_resumed(tmp_path):
+    loaders = [list(DataLoader(tiny_samples(4, seed=seed), 2)) for seed in (0, 1)]
+    run(loaders=loaders, folder=tmp_path, stop_after=1)
+    assert len(run(loaders=loaders, folder=tmp_path)[1]) == 3
+    with pytest.raises(ValueError, match="train_labels"):
+        run(loaders=loaders[::-1], folder=tmp_path)
