@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from examples import RECIPE, Blobs, tiny_loaders, tiny_model, tiny_samples
+from PIL import Image
 from runs import Evil, Noisy, assert_same_weights, break_disk, noisy_loaders, run, without_times
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from fusion_lib import training
+from fusion_lib import datasets, training
 from fusion_lib.engine import fingerprints, guards, states
 from fusion_lib.lab import recipes
 from fusion_lib.losses import FusionLoss
@@ -652,3 +653,49 @@ def test_a_run_on_a_list_of_batches_can_be_resumed(tmp_path):
     assert len(run(loaders=loaders, folder=tmp_path)[1]) == 3
     with pytest.raises(ValueError, match="train_labels"):
         run(loaders=loaders[::-1], folder=tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"shuffle": True}, {"labelled": range(8, 16)}, {"wiped": 1}])
+def test_data_that_differ_where_no_sample_is_read_are_another_runs(tmp_path, changed):
+    """Of 64 pictures 16 are read; the pictures' order, their labels' number and a mask differ."""
+
+    def loaders(shuffle=False, labelled=range(8), wiped=None):
+        samples = tiny_samples(64)
+        if wiped is not None:
+            samples[wiped] = {**samples[wiped], "semantic": torch.full((16, 16), 255)}
+        data = datasets.PartlyLabelled(samples, labelled)
+        return DataLoader(data, 16, shuffle=shuffle), DataLoader(tiny_samples(2), 2)
+
+    run(loaders=loaders(), folder=tmp_path, stop_after=1)
+    name = "train_order" if "shuffle" in changed else "train_maps"
+    with pytest.raises(ValueError, match=f"other settings .*{name}: "):
+        run(loaders=loaders(**changed), folder=tmp_path)
+    assert len(run(loaders=loaders(), folder=tmp_path)[1]) == 3
+
+
+def test_every_mask_of_a_folder_counts(tmp_path):
+    for kind in ("images", "semantic"):
+        (tmp_path / kind).mkdir()
+    for number in range(40):
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / f"images/{number}.png")
+        Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / f"semantic/{number}.png")
+
+    def found():
+        with pytest.warns(UserWarning, match="no regions/ folder"):
+            loader = DataLoader(datasets.FolderDataset(tmp_path, ["sky", "road"]), 2)
+        return fingerprints.fingerprint("train", loader, seed_everything)
+
+    before = found()
+    assert found() == before
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "semantic/17.png")
+    assert {name for name, value in found().items() if value != before[name]} == {"train_maps"}
+
+
+def test_the_default_action_on_an_interrupt_is_put_back():
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with guards.Interrupts() as interrupts:
+            assert signal.getsignal(signal.SIGINT) == interrupts._ask
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
