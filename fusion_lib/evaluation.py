@@ -33,12 +33,12 @@ def evaluate(
         quality of the argmax map's connected areas as regions; and under the name of each further
         task the `semantic_scores` of its argmax. No panoptic quality without things and stuff.
     Raises: ValueError, the data set is empty or does not name its classes; a sample lacks a further
-        task's labels; or a label is neither of the things nor of the stuff.
+        task's labels; a label is neither of the things nor of the stuff; or the model says NaN.
     """
     checks.require(len(dataset), "dataset is empty; expected at least one picture")
     num_classes = len(attribute(dataset, "classes"))
     if things is None and stuff is None:
-        things, stuff = _kind(dataset, "things"), _kind(dataset, "stuff")
+        things, stuff = _kinds(dataset)
     names = () if things is None and stuff is None else ("voted", "areas")
     quality = {name: metrics.PanopticQuality(things or (), stuff or ()) for name in names}
     confusions: dict[str, np.ndarray] = {}
@@ -47,6 +47,9 @@ def evaluate(
         sample = dataset[index]
         true_semantic, true_region = np.asarray(sample["semantic"]), np.asarray(sample["region"])
         outputs, maps = predict(model, sample["image"], size), {}
+        for task, values in outputs.items():
+            message = f"the model's {task!r} holds NaN for picture {index}; expected numbers"
+            checks.require(not np.isnan(values).any(), f"{message}: train it again")
         if has_regions(outputs):
             if "semantic" in outputs:
                 maps["fused"], region = fuse(outputs, **decoding)
@@ -81,11 +84,11 @@ def evaluate(
     return scores
 
 
-def _kind(dataset, name: str) -> tuple[int, ...] | None:
+def _kinds(dataset) -> tuple[Ids, Ids]:
     try:
-        return attribute(dataset, name)
+        return attribute(dataset, "things"), attribute(dataset, "stuff")
     except ValueError:  # a data set of another making, or parts that do not agree
-        return None
+        return None, None
 
 
 def mean_scores(scores: list[dict]) -> dict:

@@ -101,7 +101,8 @@ class FusionLoss(nn.Module):
         further = further or {}
         known = sorted({"total", *ALL_TARGET_KEYS} & further.keys())
         checks.require(not known, f"further names {known}; alpha weighs semantic and beta region")
-        checks.not_negative(**{"alpha": alpha, "beta": beta, **further})
+        checks.not_negative(alpha=alpha, beta=beta)
+        checks.not_negative(**further)
         _check_class_weights("region_weights", region_weights, 3)
         self.task_weights = {"semantic": alpha, "region": beta, **further}
         self.register_buffer("region_weights", region_weights)

@@ -22,7 +22,9 @@ from fusion_lib.targets import boundary_mask
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """Pixel counts, (C, C) int64: row is the true class (not void, 255), column the predicted one.
-    A label outside 0..C-1, a predicted 255 too, is a ValueError."""
+    A label outside 0..C-1, a predicted 255 too, is a ValueError, and so is C above 254."""
+    most = "at most 254: 255 is void"
+    checks.expect(num_classes < SEMANTIC_VOID, "num_classes", num_classes, most)
     truth, prediction = checks.integer_maps(truth=truth, prediction=prediction)
     valid = truth != SEMANTIC_VOID
     truth, prediction = truth[valid], prediction[valid]
@@ -138,8 +140,9 @@ class PanopticQuality:
         self.things, self.stuff = sorted(things), sorted(stuff)
         self._known = [*self.things, *self.stuff]
         once = self._known and len(set(self._known)) == len(self._known)
+        fit = once and min(self._known) >= 0 and SEMANTIC_VOID not in self._known
         message = f"things is {self.things} and stuff {self.stuff}; expected classes, each once"
-        checks.require(once, message)
+        checks.require(fit, f"{message}, none below 0 and not 255, which is void")
         # torchmetrics takes void predictions off the truth: missed pixels are a class of their own
         self._missed = max(*self._known, SEMANTIC_VOID) + 1
         self._metric = PanopticQuality({*self.things}, {*self.stuff, self._missed})

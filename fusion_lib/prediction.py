@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from fusion_lib import checks
+from fusion_lib.transforms import checked_image
 
 
 @torch.no_grad()
@@ -39,7 +40,4 @@ def _check(image: Tensor) -> None:
         raise TypeError(f"image is of {kind}; expected a tensor of uint8, or of floats in [0, 1]")
     fit = image.ndim == 3 and len(image) == 3 and image.numel()
     checks.shapes(fit, "(3, H, W): one picture, channels first", image=image)
-    if kind.is_floating_point:
-        low, high = image.aminmax()
-        found = f"image holds {low:.4g}..{high:.4g}; expected floats in [0, 1]"
-        checks.require(low >= 0 and high <= 1, f"{found}: divide by 255, or hand over uint8")
+    checked_image(image)

@@ -4,12 +4,11 @@ Every epoch starts from a seed of its own. With the random states kept by `state
 that was killed at any moment goes on exactly as if nothing had happened.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +101,10 @@ def train(
         ValueError, OSError, RuntimeError: see `states.Run.kept`; or nothing is to be done, `folder`
             and `weighting` are both given, several processes share no sampler, or the GPU is gone.
     """
-    chosen = Options(**options)
-    weighting = _checked(weighting, folder, train_loader, epochs, chosen.stop_after)
+    chosen = Options(**{name: _plain(value) for name, value in options.items()})
+    epochs, learning_rate, seed = map(_plain, (epochs, learning_rate, seed))
+    _check(weighting, folder, train_loader, val_loader, epochs, chosen.stop_after)
+    weighting = weighting or PlainSum()
     device, steps = chosen.device or devices.choose_device(), epochs * len(train_loader)
     model, loss = model.to(device).to(memory_format=torch.channels_last), loss.to(device)
     network, (mixed, scaler) = processes.joined(model), devices.mixed_precision(device)
@@ -158,8 +159,10 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return 1_000_003 * (seed + 1) + epoch + 10_007 * processes.rank_and_count()[0]
 
 
-def _checked(weighting, folder, train_loader, epochs: int, stop_after: int | None) -> PlainSum:
+def _check(weighting, folder, train_loader, val_loader, epochs: int, stop_after: int | None):
     count, batches = processes.rank_and_count()[1], len(train_loader)
+    if not length_hint(val_loader, 1):  # one that cannot tell is taken as it is
+        raise ValueError("val_loader has 0 batches; expected at least one")
     if folder is not None and weighting is not None:
         advice = "a run with a weighting cannot be resumed, leave one out"
         raise ValueError(f"folder and weighting are both given; {advice}")
@@ -176,7 +179,11 @@ def _checked(weighting, folder, train_loader, epochs: int, stop_after: int | Non
     if count > 1 and weighting is not None:
         told = f"weighting is {type(weighting).__name__}; several processes expect the plain sum"
         raise ValueError(f"{told}, leave it out")
-    return weighting or PlainSum()
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or torch as one of Python, which every state can hold and give back."""
+    return value.item() if isinstance(value, (np.generic, Tensor)) else value
 
 
 def _losses(model: nn.Module, loss: FusionLoss, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,7 +207,7 @@ def _settings(options: Options, loss: FusionLoss, train_loader, val_loader) -> d
     return {
         "train_batch_size": size and size * processes.rank_and_count()[1],
         **{name: getattr(options, name) for name in decisive},
-        "task_weights": loss.task_weights,
+        "task_weights": {str(t): _plain(weight) for t, weight in loss.task_weights.items()},
         "class_weights": {name: buffer.tolist() for name, buffer in loss.named_buffers()},
         **fingerprint("train", train_loader, seed_everything),
         **fingerprint("val", val_loader, seed_everything),
@@ -212,7 +219,8 @@ def validate(
     model: nn.Module, loss: FusionLoss, loader: DataLoader, device: torch.device
 ) -> dict[str, float]:
     """Mean loss and mIoU of each task's pixel classes (macro over the classes present), and the
-    tasks' mean mIoU as "val_score", over a loader's pictures (of all processes)."""
+    mean mIoU of the tasks with labels as "val_score", over a loader's pictures (of all
+    processes). ValueError: no task has any."""
     from torchmetrics.classification import MulticlassJaccardIndex
 
     model.eval()
@@ -237,8 +245,13 @@ def validate(
     means = {task: total / number.clamp(min=1e-12) for task, (total, number) in totals.items()}
     losses = {"total": loss.total(means), **means}
     found = {f"val_{name}": value.item() for name, value in losses.items()}
-    mious = {f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()}
-    return {**found, **mious, "val_score": sum(mious.values()) / len(mious)}
+    mious = {task: metric.compute().item() for task, metric in scores.items()}
+    known = [miou for miou in mious.values() if miou == miou]  # NaN: no pixel has a label
+    if not known:
+        told = f"val_loader has no labelled pixel for any of the tasks {list(mious)}"
+        raise ValueError(f"{told}; expected some for one of them at least")
+    found |= {f"val_miou_{task}": miou for task, miou in mious.items()}
+    return {**found, "val_score": sum(known) / len(known)}
 
 
 def _exact(device: torch.device) -> torch.dtype:

@@ -1,7 +1,5 @@
 """Trained models on disk, as files that cannot run code and are not believed unread."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
@@ -24,16 +22,20 @@ def save_checkpoint(model: FusionModel, path: str | Path, **facts) -> None:
         model: its `config` is what rebuilds it.
         path: file to write. It appears whole or not at all; an older file stays until then.
         facts: anything JSON can hold, kept beside the configuration (decoding parameters, scores).
+
+    Raises: ValueError, a weight is not finite; OSError, see `write_whole`.
     """
     from safetensors.torch import save
 
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    _require_finite(state, "model", "nothing is written")
     metadata = {
         "version": str(VERSION),
         "config": json.dumps(model.config),
         "facts": json.dumps(facts),
         "sha256": _digest(state),
     }
+    metadata["sha256_of_text"] = _text_digest(metadata)
     write_whole(path, save(state, metadata=metadata))
 
 
@@ -66,8 +68,9 @@ def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict[str, Any]]:
     refuse_newer(path, metadata.get("version", "1"))
     if metadata.get("sha256", digest := _digest(state)) != digest:  # older files have none
         raise ValueError(f"{path.name}: its weights are damaged; fetch or train it again")
-    if bad := [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
-        raise ValueError(f"{path.name}: its weights {bad[:3]} are not finite; train it again")
+    if metadata.get("sha256_of_text", digest := _text_digest(metadata)) != digest:
+        raise ValueError(f"{path.name}: its facts are damaged; fetch or train it again")
+    _require_finite(state, path.name, "train it again")
     try:
         config, facts = (json.loads(metadata.get(name, "{}")) for name in ("config", "facts"))
         if not isinstance(facts, dict):
@@ -85,6 +88,16 @@ def refuse_newer(path: Path, version: int | str) -> None:
     if not str(version).isdecimal() or int(version) > VERSION:
         told = f"{path.name} was written by a newer fusion_lib (format {version}"
         raise ValueError(f"{told}, this one reads up to {VERSION}); update fusion_lib")
+
+
+def _require_finite(state: dict[str, Tensor], name: str, advice: str) -> None:
+    if bad := [n for n, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise ValueError(f"{name}: its weights {bad[:3]} are not finite; {advice}")
+
+
+def _text_digest(metadata: dict[str, str]) -> str:
+    text = json.dumps([metadata.get(name) for name in ("version", "config", "facts")])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _built(config: dict, shapes: dict[str, torch.Size]) -> FusionModel:

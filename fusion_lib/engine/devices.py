@@ -1,7 +1,5 @@
 """The device: which one, in which precision, and compiled or not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Where shipped and fetched files are, and how files come and go: whole, or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import gzip
@@ -99,6 +97,7 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
     from filelock import FileLock  # the set-up cell imports this module before its needs
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    otherwise = f". {otherwise}" if otherwise else ""
     part, was_there = path.with_name(path.name + ".part"), path.exists()
     with FileLock(f"{path}.lock"):
         if path.exists() and not was_there:
@@ -106,11 +105,11 @@ def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: s
         try:
             _download(url, part, expected_sha256 is not None, otherwise)
         except NO_ANSWER as error:
-            kept = f"{otherwise}; what was fetched so far is kept"
-            raise OSError(f"{url} does not answer ({error}). {kept}") from error
+            kept = "; what was fetched so far is kept" if part.exists() else ""
+            raise OSError(f"{url} does not answer ({error}){otherwise}{kept}") from error
         if expected_sha256 and (found := sha256(part)) != expected_sha256:
             part.unlink()
-            raise OSError(f"{url} gave sha256 {found}, not {expected_sha256}; removed. {otherwise}")
+            raise OSError(f"{url} gave sha256 {found}, not {expected_sha256}; removed{otherwise}")
         os.replace(part, path)
     return path
 
@@ -130,14 +129,18 @@ def _download(url: str, part: Path, hashed: bool, otherwise: str) -> None:
         start, block = have if answer.status == 206 else 0, answer.read(1 << 20)
         if not start and _is_page(answer.headers.get("Content-Type", ""), block, hashed):
             seen = block.strip()[:60]
-            raise OSError(f"{url} answers with {seen!r} instead of the file. {otherwise}")
+            raise OSError(f"{url} answers with {seen!r} instead of the file{otherwise}")
         with open(part, "ab" if start else "wb") as file:
             file.write(block)
             shutil.copyfileobj(answer, file)
         size, stated = part.stat().st_size, answer.headers.get("Content-Length", "")
-        whole = size == start + int(stated) if stated.isdigit() else hashed or _is_whole_gzip(part)
-        if not whole:
+        stated = stated if stated.isdigit() else ""
+        fits, sound = size == start + int(stated or size - start), hashed or _is_whole_gzip(part)
+        if not fits or not (sound or stated):
             raise OSError(f"the download stopped at {size} bytes; call again to go on from there")
+        if not sound:
+            part.unlink()
+            raise OSError(f"{url} gave no whole gzip file; removed{otherwise}")
 
 
 def _is_page(kind: str, block: bytes, hashed: bool) -> bool:

@@ -1,7 +1,5 @@
 """What a loader gives, told apart by a few of its samples: so that no run goes on with others."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, DistributedSampler, Subset
 
-from fusion_lib.datasets.base import attribute
+from fusion_lib import datasets
+from fusion_lib.datasets import PartlyLabelled, attribute
 from fusion_lib.engine import processes
 
 SAMPLES = 16  # of each loader, evenly spaced
@@ -20,32 +19,66 @@ SAME = 2e-3  # machines resize pictures in [0, 1] a little differently; label ma
 
 
 def fingerprint(split: str, loader: Any, seed: Callable[[int], None]) -> dict[str, Any]:
-    """{"<split>_pictures", "<split>_classes", "<split>_labels", "<split>_images"}, for `same`.
+    """{"<split>_pictures", "<split>_classes", "<split>_order", "<split>_maps", "<split>_labels",
+    "<split>_images"}, for `same`.
 
     Of a `DataLoader` or a sequence of batches a few samples are read as training reads them, each
     after `seed(number)`, so that masks, pictures, size, crop, light and tau all show. Where they
     are drawn from a source of chance of their own, only the shapes count. Of a loader that holds
-    its pictures itself all that it holds counts.
+    its pictures itself all that it holds counts. Every label map counts, as it is before any
+    transform, where a data set has them in memory or in files.
     """
     dataset, classes = getattr(loader, "dataset", loader), None
     while processes.rank_and_count()[1] > 1 and isinstance(dataset, Subset):
         dataset = dataset.dataset  # the subset is this process's share
     with suppress(ValueError):  # no data set of ours
-        classes = list(attribute(dataset, "classes"))
+        classes = [str(name) for name in attribute(dataset, "classes")]
 
     def read(place: int) -> dict:
         seed(place)
         return dataset[place]
 
-    samples = [vars(loader)]
-    if hasattr(dataset, "__getitem__"):
+    if not hasattr(dataset, "__getitem__"):
+        samples = [vars(loader)]
+    else:
         places = np.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).round()
         samples = [read(int(place)) for place in places]
         if samples and _held([read(0)]) != _held(samples[:1]):
             samples = [{k: str(getattr(v, "shape", "")) for k, v in s.items()} for s in samples]
     labels, images = _held(samples)
-    found = {"pictures": len(dataset), "classes": classes, "labels": labels, "images": images}
+    maps = hashlib.sha256()
+    _add_maps(maps, dataset)
+    found = {"pictures": len(dataset), "classes": classes, "order": _order(loader)}
+    found |= {"maps": maps.hexdigest()[:16], "labels": labels, "images": images}
     return {f"{split}_{name}": value for name, value in found.items()}
+
+
+def _order(loader: Any) -> str:
+    """How pictures are drawn; the same in one process as in several, whose number may change."""
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, DistributedSampler):
+        return "RandomSampler" if sampler.shuffle else "SequentialSampler"
+    return type(sampler).__name__
+
+
+def _add_maps(digest: Any, dataset: Any) -> None:
+    if isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            _add_maps(digest, part)
+    if isinstance(dataset, PartlyLabelled):
+        digest.update(str(sorted(dataset.labelled)).encode())
+    elif isinstance(dataset, Subset):
+        digest.update(str(list(dataset.indices)).encode())
+    if isinstance(dataset, (PartlyLabelled, Subset)):
+        _add_maps(digest, dataset.dataset)
+    elif isinstance(dataset, (list, tuple)) and len(dataset) and isinstance(dataset[0], dict):
+        digest.update(_held(dataset)[0].encode())
+    elif isinstance(dataset, datasets.Scenes):
+        for values in dataset._maps[1:]:  # the first are the images
+            digest.update(np.ascontiguousarray(values))
+    elif isinstance(dataset, (datasets.FolderDataset, datasets.PascalVOC, datasets.Cityscapes)):
+        for path in (path for _, *masks in dataset.files for path in masks):
+            digest.update(path.name.encode() + path.read_bytes())
 
 
 def same(name: str, one: Any, other: Any) -> bool:

@@ -53,11 +53,12 @@ class Interrupts:
         self.asked, self.before = False, None
         main = threading.current_thread() is threading.main_thread()  # others handle no signals
         if main and processes.rank_and_count()[1] == 1:
-            self.before = signal.signal(signal.SIGINT, self._ask) or signal.default_int_handler
+            before = signal.signal(signal.SIGINT, self._ask)  # None: set outside of Python
+            self.before = signal.default_int_handler if before is None else before
         return self
 
     def __exit__(self, *_) -> None:
-        if self.before:
+        if self.before is not None:  # SIG_DFL is 0
             signal.signal(signal.SIGINT, self.before)
 
     def _ask(self, *_) -> None:

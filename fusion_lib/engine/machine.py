@@ -1,7 +1,5 @@
 """What a notebook runs on: its host, its accelerator, and how much of a batch its memory holds."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """Memory: how much of it is used, and a batch in pieces where it does not suffice."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from contextlib import suppress

@@ -1,8 +1,6 @@
 """One process or several: which one this is, and sums over all of them. Plain torch.distributed,
 started by torchrun."""
 
-from __future__ import annotations
-
 import os
 
 import torch

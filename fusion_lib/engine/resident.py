@@ -6,8 +6,6 @@ before they are cropped, so that a crop of a picture that was larger is less sha
 that a crop cuts in two stays one region when its rim's limit is computed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import reduce
@@ -98,7 +96,7 @@ class ResidentLoader:
             images.append(checked_image(sample["image"]).as_subclass(Tensor))
             region = checks.compact(checks.label_map("region", sample["region"]))
             labels = [region, *(sample[name] for name in self.names)]
-            maps.append(np.stack([np.asarray(label, np.int16) for label in labels]))
+            maps.append(np.stack([np.asarray(label, np.int32) for label in labels]))
         self.image = torch.stack(images).to(device)
         self.labels = torch.from_numpy(np.stack(maps)).to(device)
 

@@ -1,7 +1,5 @@
 """The state of a run that may be killed at any moment."""
 
-from __future__ import annotations
-
 import copy
 import io
 import random
@@ -25,6 +23,7 @@ from fusion_lib.engine.files import write_whole
 from fusion_lib.engine.fingerprints import same
 from fusion_lib.models import FusionModel
 
+STATES = ("state.pt", "state_before.pt")  # the newest, and should it be damaged, the one before
 DICTS, LISTS = ("settings", "best"), ("history", "losses", "random")  # in a state, beside the parts
 LOCK_WAIT = 10  # seconds; a loader's workers outlive a killed run by five, and hold its lock
 
@@ -76,11 +75,13 @@ class Run:
                 yield
             except BaseException as error:
                 error.history = self.history  # type: ignore[attr-defined]
-                raise
-            finally:
                 with suppress(RuntimeError):  # a GPU that is gone; the error on its way out says so
-                    self.parts["model"].load_state_dict(self.best)
-                self.parts["model"].eval()
+                    self._leave_the_best()
+                raise
+            self._leave_the_best()
+
+    def _leave_the_best(self) -> None:
+        self.parts["model"].eval().load_state_dict(self.best)
 
     def epochs(self, stop_after: int | None) -> Iterator[int]:
         """Numbers of the epochs that are left, at most so many, with a bar."""
@@ -144,12 +145,39 @@ class Run:
         self._newest_becomes = "state_before.pt"
 
     def _resume(self) -> None:
-        """Go on from the newest state that can be read, if there is one: all of it or nothing."""
-        path, state = self._found()
-        if not state:
+        """Go on from the newest state that can be read and fits, if there is one: all of it or
+        nothing."""
+        paths = [self.folder / name for name in STATES if self.kept_on_disk]
+        paths, problems = [path for path in paths if path.exists()], []
+        before = copy.deepcopy({name: part.state_dict() for name, part in self.parts.items()})
+        for path in paths:
+            try:
+                state = _read(path, {*self.parts})
+            except Exception as error:  # of zipfile, pickle, torch
+                told = f"{path.name} in folder {self.folder.name!r} cannot be read ({error})"
+                problems.append((told, error))
+                continue
+            self._refuse_another_run(path, state)
+            try:
+                self._load(state)
+            except Exception as error:  # torch's own differ from part to part
+                self._load(before)
+                told = f"folder {self.folder.name!r} holds a run of another model: {error}"
+                problems.append((told, error))
+                continue
+            for told, _ in problems:
+                warnings.warn(f"{told}; going on from the state before it", stacklevel=6)
+                self._newest_becomes = "state_damaged.pt"
+            self.history, self.best, self.losses = state["history"], state["best"], state["losses"]
+            self._random = state["random"] if self.losses else None
+            self._began = time.perf_counter() - state["seconds"]
             return
+        if problems:
+            told = "; ".join(dict.fromkeys(told for told, _ in problems))
+            raise ValueError(f"{told}; {_advice(self.folder)}") from problems[0][1]
+
+    def _refuse_another_run(self, path: Path, state: dict) -> None:
         refuse_newer(path, state["version"])
-        where, advice = f"folder {self.folder.name!r} holds a run", _advice(path)
         theirs, yours = state["settings"], self.settings
         changed = [
             f"{name}: {theirs.get(name)!s:.60}, {yours.get(name)!s:.60}"
@@ -157,36 +185,17 @@ class Run:
             if not same(name, theirs.get(name), yours.get(name))
         ]
         if changed:
-            told = "; ".join(changed)
-            raise ValueError(f"{where} with other settings (theirs, yours): {told}; {advice}")
-        before = copy.deepcopy({name: part.state_dict() for name, part in self.parts.items()})
-        try:
-            self._load(state)
-        except Exception as error:  # torch's own differ from part to part
-            self._load(before)
-            raise ValueError(f"{where} of another model: {error}; {advice}") from error
-        self.history, self.best, self.losses = state["history"], state["best"], state["losses"]
-        self._random = state["random"] if self.losses else None
-        self._began = time.perf_counter() - state["seconds"]
+            told = f"folder {self.folder.name!r} holds a run with other settings (theirs, yours)"
+            raise ValueError(f"{told}: {'; '.join(changed)}; {_advice(self.folder)}")
 
     def _load(self, state: dict) -> None:
         for name, part in self.parts.items():
             if state[name]:  # a scaler that was not needed has none
                 part.load_state_dict(state[name])
-
-    def _found(self) -> tuple[Path, dict]:
-        paths = [self.folder / name for name in ("state.pt", "state_before.pt")]
-        paths = [path for path in paths if self.kept_on_disk and path.exists()]
-        for path in paths:
-            try:
-                return path, _read(path, {*self.parts})
-            except Exception as error:  # of zipfile, pickle, torch
-                problem = f"{path.name} in folder {self.folder.name!r} cannot be read ({error})"
-                if path == paths[-1]:
-                    raise ValueError(f"{problem}; {_advice(path)}") from error
-                warnings.warn(f"{problem}; going on from the state before it", stacklevel=7)
-                self._newest_becomes = "state_damaged.pt"
-        return self.folder, {}
+        best, own = state.get("best", state["model"]), self.parts["model"].state_dict()
+        wrong = [n for n in best | own if _shape(best.get(n)) != _shape(own.get(n))]
+        if wrong:
+            raise ValueError(f"its best weights differ in {wrong[:3]}")
 
 
 @contextmanager
@@ -195,8 +204,6 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=LOCK_WAIT).acquire()
-        for left_over in folder.glob("*.part"):  # of a run that was killed as it wrote
-            left_over.unlink()
     except Timeout:
         advice = "wait until it ends, stop it, or choose another folder"
         raise RuntimeError(f"another run is at work on folder {folder.name!r}; {advice}") from None
@@ -204,11 +211,19 @@ def _locked(folder: Path) -> Iterator[None]:
         told = f"cannot write folder {folder.name!r} ({error.strerror}); choose another"
         raise OSError(error.errno, told) from error
     with lock:  # its file stays: removing it would let a third run in beside one that waits
+        for left_over in folder.glob("*.[0-9]*.[0-9]*.part"):  # of a run killed in `write_whole`
+            with suppress(OSError):
+                left_over.unlink()
         yield
 
 
-def _advice(path: Path) -> str:
-    return f"move {path.name} away to start the run again, or choose another folder"
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return getattr(tensor, "shape", None)
+
+
+def _advice(folder: Path) -> str:
+    there = " and ".join(name for name in STATES if (folder / name).exists())
+    return f"move {there} away to start the run again, or choose another folder"
 
 
 def _weights(model: torch.nn.Module) -> dict[str, Tensor]:

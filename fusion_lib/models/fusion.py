@@ -25,10 +25,17 @@ def check_outputs(outputs: dict[str, int]) -> None:
     expected = f"{few}, at most {MOST_CLASSES}, as a whole number"
     checks.expect(outputs and fit, "outputs", outputs, expected)
     for task in map(str, outputs):
-        # Modules are named by tasks, gates by two of them; losses sum their terms up as "total".
-        taken = task == "total" or "." in task or " to " in task or hasattr(nn.ModuleDict(), task)
+        # Modules are named by tasks, gates by two of them; a history has "val_total", "val_score".
+        taken = (
+            task in ("total", "score")
+            or task.startswith("miou_")
+            or "." in task
+            or " to " in task
+            or hasattr(nn.ModuleDict(), task)
+        )
         message = f"outputs has a task called {task!r}; expected a name such as 'semantic', without"
-        message += " '.' and ' to ', and neither 'total' nor the name of a method or attribute"
+        message += " '.' and ' to ', and neither 'total', 'score', 'miou_...' nor the name of a"
+        message += " method or attribute"
         checks.require(task and not taken and task in outputs, message)
 
 

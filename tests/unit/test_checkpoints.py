@@ -217,3 +217,21 @@ def test_version_and_facts_of_a_wrong_type(tmp_path, metadata):
 def test_configuration_that_is_no_mapping(tmp_path, config):
     stored(tmp_path / "a.safetensors", config=config)
     refused(tmp_path / "a.safetensors", "its weights do not fit its configuration")
+
+
+@pytest.mark.parametrize("old, new", [(b"0.75", b"0.95"), (b"small", b"Small")])
+def test_a_flip_in_facts_or_configuration_is_noticed(tmp_path, old, new):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(tiny_model(), path, miou=0.75)
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    refused(path, "a.safetensors: its facts are damaged; fetch or train it again")
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    model = tiny_model()
+    model.heads["semantic"].bias.data[1] = torch.nan
+    with pytest.raises(ValueError, match=r"model: its weights \['heads.semantic.bias'\] are not"):
+        save_checkpoint(model, tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

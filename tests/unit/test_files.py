@@ -110,12 +110,7 @@ def left(path):
 def test_no_network(tmp_path):
     with server(b"") as (address, _):
         pass  # the server is gone again
-    with pytest.raises(
-        OSError,
-        match=(
-            r"file does not answer \(.*refused.*\). Ask the author; what was fetched so far is kept"
-        ),
-    ):
+    with pytest.raises(OSError, match=(r"file does not answer \(.*refused.*\). Ask the author$")):
         files.fetch(address, tmp_path / "a", SHA256, "Ask the author")
     assert left(tmp_path / "a") == {}
 
@@ -413,3 +408,33 @@ def test_a_copied_package_states_no_repository(monkeypatch):
 
     monkeypatch.setattr(files.metadata, "metadata", missing)
     assert files.repository() is None
+
+
+@pytest.mark.parametrize("cut", [1, 100, 3000])
+def test_a_cut_archive_whose_stated_length_fits_is_not_taken_for_whole(tmp_path, cut):
+    with (
+        server(ARCHIVE[:-cut]) as (address, _),
+        pytest.raises(OSError, match="file gave no whole gzip file; removed$"),
+    ):
+        files.fetch(address, tmp_path / "a.gz")
+    assert left(tmp_path / "a.gz") == {}
+
+
+def test_another_versions_beginning_is_not_taken_for_the_archives(tmp_path):
+    (tmp_path / "a.gz.part").write_bytes(gzip.compress(b"another version")[:20])
+    with server(ARCHIVE) as (address, _):
+        with pytest.raises(OSError, match="no whole gzip file; removed. Ask the author$"):
+            files.fetch(address, tmp_path / "a.gz", otherwise="Ask the author")
+        assert files.fetch(address, tmp_path / "a.gz").read_bytes() == ARCHIVE
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_only_what_was_fetched_is_said_to_be_kept(tmp_path, begun):
+    if begun:
+        (tmp_path / "a.part").write_bytes(b"some")
+    ends = r"404.*\)" + begun * "; what was fetched so far is kept" + "$"
+    with (
+        server(CONTENT, status=404, ranges=False) as (address, _),
+        pytest.raises(OSError, match=ends),
+    ):
+        files.fetch(address, tmp_path / "a")

@@ -324,3 +324,8 @@ def test_unknown_task():
     outputs, batch = fusion_case()
     with pytest.raises(ValueError, match="task 'depth'"):
         FusionLoss()({"depth": outputs["region"]}, batch)
+
+
+def test_a_further_task_called_alpha_hides_no_weight():
+    with pytest.raises(ValueError, match="alpha is -1; expected a finite number of at least 0"):
+        FusionLoss(alpha=-1, further={"alpha": 1})

@@ -580,7 +580,9 @@ def test_a_class_that_is_neither_thing_nor_stuff(name):
         PanopticQuality(THINGS, STUFF).update(**maps)
 
 
-@pytest.mark.parametrize("things, stuff", [((), ()), ((0, 1), (1, 2)), ((1, 1), ())])
+@pytest.mark.parametrize(
+    "things, stuff", [((), ()), ((0, 1), (1, 2)), ((1, 1), ()), ((255,), (0,)), ((1,), (-1,))]
+)
 def test_things_and_stuff_that_are_no_kinds(things, stuff):
     with pytest.raises(
         ValueError, match=r"things is \[.*\] and stuff \[.*\]; expected classes, each"
@@ -961,3 +963,22 @@ def test_delta_m_refuses_other_keys():
         ValueError, match=r"scores has keys \['a'\] and baselines \['b'\]; expected the same"
     ):
         delta_m({"a": 1.0}, {"b": 1.0})
+
+
+def test_a_confusion_matrix_in_which_255_would_be_a_class():
+    labels = np.full((2, 2), 254)
+    with pytest.raises(ValueError, match="num_classes is 300; expected at most 254: 255 is void"):
+        confusion_matrix(labels, labels, 300)
+
+
+def test_parts_that_differ_in_things_alone_have_no_panoptic_quality():
+    one, other = kinds(THINGS, STUFF), kinds(STUFF, STUFF)
+    scores = evaluate(ReadsTheAnswers("semantic"), ConcatDataset([one, other]), {})
+    assert "panoptic_quality" not in scores["areas"]
+
+
+def test_a_model_that_says_nan_is_not_scored():
+    model = FusionModel({"semantic": 8}, width=4)
+    torch.nn.init.constant_(model.heads["semantic"].bias, math.nan)
+    with pytest.raises(ValueError, match="'semantic' holds NaN for picture 0; expected numbers"):
+        evaluate(model, Subset(Scenes("test"), [0]), {})

@@ -446,7 +446,8 @@ def test_outputs_of_another_type(outputs, network):
 
 @pytest.mark.parametrize("network", [FusionModel, TwoNetworks])
 @pytest.mark.parametrize(
-    "task", ["total", "", "a.b", "region to semantic", "keys", "training", 3, None]
+    "task",
+    ["total", "score", "miou_x", "", "a.b", "region to semantic", "keys", "training", 3, None],
 )
 def test_names_that_a_task_cannot_have(task, network):
     with pytest.raises(ValueError, match=f"outputs has a task called {str(task)!r}; expected"):

@@ -196,3 +196,9 @@ def test_a_run_learns_from_it_and_goes_on_bit_identical_after_an_interruption(tm
         torch.equal(a, b)
         for a, b in zip(straight.state_dict().values(), again.state_dict().values())
     )
+
+
+def test_labels_of_more_than_two_bytes_stay_as_they_are():
+    changed = Spoilt("semantic", lambda semantic: semantic + 40_000)
+    loader = ResidentLoader(changed, 4, (32, 40), 2.0, CPU)
+    assert loader.labels[5, 1].unique().tolist() == [40_000, 40_001, 40_002, 40_003]

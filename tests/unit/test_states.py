@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from examples import RECIPE, Blobs, tiny_loaders, tiny_model, tiny_samples
+from PIL import Image
 from runs import Evil, Noisy, assert_same_weights, break_disk, noisy_loaders, run, without_times
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from fusion_lib import training
+from fusion_lib import datasets, training
 from fusion_lib.engine import fingerprints, guards, states
 from fusion_lib.lab import recipes
 from fusion_lib.losses import FusionLoss
@@ -352,7 +353,8 @@ def test_folder_of_a_run_with_other_settings(tmp_path, changed):
     run(folder=folder, stop_after=1)
     before = (folder / "state.pt").read_bytes()
     with pytest.raises(
-        ValueError, match=r"folder 'my_run' holds a run with other settings.*move state.pt away"
+        ValueError,
+        match=r"folder 'my_run' holds a run with other settings.*move state.pt and state_before",
     ) as caught:
         run(folder=folder, **changed)
     name = {"loss": "task_weights", "loaders": "steps"}.get(
@@ -366,7 +368,9 @@ def test_folder_of_a_run_with_other_settings(tmp_path, changed):
 def test_folder_of_a_run_of_another_model(tmp_path, outputs):
     run(folder=tmp_path, stop_after=1)
     before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(ValueError, match="(?s)holds a run of another model.*move state.pt away"):
+    with pytest.raises(
+        ValueError, match="(?s)holds a run of another model.*move state.pt and state_before.pt away"
+    ):
         run(tiny_model(outputs=outputs), folder=tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
 
@@ -454,7 +458,9 @@ def test_newest_state_that_lacks_something_makes_way_for_the_one_before(tmp_path
 def test_a_refused_resume_leaves_the_model_as_it_was(tmp_path, make):
     """Another model, of which most tensors fit; and one of which other parameters learn."""
     run(folder=tmp_path, stop_after=1)
-    with pytest.raises(ValueError, match="(?s)holds a run of another model.*move state.pt away"):
+    with pytest.raises(
+        ValueError, match="(?s)holds a run of another model.*move state.pt and state_before.pt away"
+    ):
         run(model := make(), folder=tmp_path)
     assert_same_weights(model, make())
 
@@ -530,7 +536,9 @@ def test_a_run_on_other_data_is_refused_by_name(tmp_path, changed, name):
     model = {"outputs": {"semantic": 8, "region": 3}}
     run(tiny_model(**model), loaders=scene_loaders(), epochs=2, folder=tmp_path, stop_after=1)
     before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(ValueError, match=f"other settings .*{name}: .*move state.pt away"):
+    with pytest.raises(
+        ValueError, match=f"other settings .*{name}: .*move state.pt and state_before.pt away"
+    ):
         loaders = scene_loaders(**changed)
         run(tiny_model(**model), loaders=loaders, epochs=2, folder=tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before
@@ -597,3 +605,96 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="seed"):  # the lock is free again, also after a refusal
         run(seed=1, folder=folder)
     assert len(run(folder=folder)[1]) == 3
+
+
+# --- what a folder keeps, and what it lets in ----------------------------------------------------
+
+
+def test_only_what_a_killed_writer_left_is_removed(tmp_path):
+    for name in ("movie.zip.part", "state.pt.12.345.part"):
+        (tmp_path / name).write_text("some")
+    (tmp_path / "a.1.2.part").mkdir()
+    run(folder=tmp_path, epochs=1)
+    left = {path.name for path in tmp_path.glob("*.part")}
+    assert left == {"movie.zip.part", "a.1.2.part"}
+
+
+def test_a_run_with_numbers_of_numpy_can_be_resumed(tmp_path):
+    numbers = {"learning_rate": np.float64(3e-3), "seed": np.int64(2), "epochs": np.int64(2)}
+    numbers |= {"weight_decay": np.float32(0.5), "encoder_factor": np.float64(1.0)}
+    weights = {"alpha": np.float64(2), "further": {"depth": np.float32(1)}}
+    loaders = [DataLoader(Named(tiny_samples(6)), 2) for _ in range(2)]
+    for _ in range(2):
+        loss = FusionLoss(**weights)
+        _, history = run(loss=loss, loaders=loaders, folder=tmp_path, stop_after=1, **numbers)
+    assert len(history) == 2
+
+
+class Named(list):
+    classes = tuple(np.array(["sky", "road", "car"]))
+
+
+def test_best_weights_that_do_not_fit_make_way_for_the_state_before(tmp_path):
+    straight, history = run(loaders=noisy_loaders(), epochs=4)
+    run(loaders=noisy_loaders(), epochs=4, folder=tmp_path, stop_after=2)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["best"] = {"encoder": torch.zeros(3)}
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.warns(UserWarning, match="its best weights differ in .*; going on from the state"):
+        model, more = run(tiny_model(5), loaders=noisy_loaders(), epochs=4, folder=tmp_path)
+    assert without_times(more) == without_times(history)
+    assert_same_weights(model, straight)
+
+
+def test_a_run_on_a_list_of_batches_can_be_resumed(tmp_path):
+    loaders = [list(DataLoader(tiny_samples(4, seed=seed), 2)) for seed in (0, 1)]
+    run(loaders=loaders, folder=tmp_path, stop_after=1)
+    assert len(run(loaders=loaders, folder=tmp_path)[1]) == 3
+    with pytest.raises(ValueError, match="train_labels"):
+        run(loaders=loaders[::-1], folder=tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"shuffle": True}, {"labelled": range(8, 16)}, {"wiped": 1}])
+def test_data_that_differ_where_no_sample_is_read_are_another_runs(tmp_path, changed):
+    """Of 64 pictures 16 are read; the pictures' order, their labels' number and a mask differ."""
+
+    def loaders(shuffle=False, labelled=range(8), wiped=None):
+        samples = tiny_samples(64)
+        if wiped is not None:
+            samples[wiped] = {**samples[wiped], "semantic": torch.full((16, 16), 255)}
+        data = datasets.PartlyLabelled(samples, labelled)
+        return DataLoader(data, 16, shuffle=shuffle), DataLoader(tiny_samples(2), 2)
+
+    run(loaders=loaders(), folder=tmp_path, stop_after=1)
+    name = "train_order" if "shuffle" in changed else "train_maps"
+    with pytest.raises(ValueError, match=f"other settings .*{name}: "):
+        run(loaders=loaders(**changed), folder=tmp_path)
+    assert len(run(loaders=loaders(), folder=tmp_path)[1]) == 3
+
+
+def test_every_mask_of_a_folder_counts(tmp_path):
+    for kind in ("images", "semantic"):
+        (tmp_path / kind).mkdir()
+    for number in range(40):
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / f"images/{number}.png")
+        Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / f"semantic/{number}.png")
+
+    def found():
+        with pytest.warns(UserWarning, match="no regions/ folder"):
+            loader = DataLoader(datasets.FolderDataset(tmp_path, ["sky", "road"]), 2)
+        return fingerprints.fingerprint("train", loader, seed_everything)
+
+    before = found()
+    assert found() == before
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "semantic/17.png")
+    assert {name for name, value in found().items() if value != before[name]} == {"train_maps"}
+
+
+def test_the_default_action_on_an_interrupt_is_put_back():
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with guards.Interrupts() as interrupts:
+            assert signal.getsignal(signal.SIGINT) == interrupts._ask
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from examples import RECIPE, tiny_model, tiny_samples
+from examples import RECIPE, tiny_loaders, tiny_model, tiny_samples
 from runs import CPU, assert_same_weights, run, without_times
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -815,3 +815,22 @@ def test_a_batch_that_is_not_full_is_left_out():
     """Batch norm and the schedule expect equal batches: 40 pictures in 16s are two batches."""
     train_loader, _ = recipes.loaders(replace(RECIPE, batch_size=16), recipes.TASKS)
     assert len(train_loader) == 2 and [len(batch["image"]) for batch in train_loader] == [16, 16]
+
+
+# --- validation ----------------------------------------------------------------------------------
+
+
+def test_a_task_without_validation_labels_leaves_the_score_to_the_others():
+    val = [{**s, "region_target": torch.full((16, 16), 255)} for s in tiny_samples(2, seed=1)]
+    loaders = tiny_loaders()[0], DataLoader(val, 2)
+    history = run(loaders=loaders)[1]
+    assert all(math.isnan(entry["val_miou_region"]) for entry in history)
+    assert all(entry["val_score"] == entry["val_miou_semantic"] for entry in history)
+    val = [{**sample, "semantic": torch.full((16, 16), 255)} for sample in val]
+    with pytest.raises(ValueError, match=r"no labelled pixel .* tasks \['semantic', 'region'\]"):
+        run(loaders=(loaders[0], DataLoader(val, 2)))
+
+
+def test_an_empty_validation_loader_is_refused_before_training():
+    with pytest.raises(ValueError, match="val_loader has 0 batches; expected at least one"):
+        run(loaders=(tiny_loaders()[0], DataLoader([], 2)), loss=Spoiled(0, {"region": math.nan}))
