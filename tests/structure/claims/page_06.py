@@ -93,10 +93,10 @@ SCENES: dict[str, Condition] = {
     "Scenes: gates are not surely better than hard sharing": lambda: (
         not surely_above(delta_on_scenes("gates") - delta_on_scenes(FUSED))
     ),
-    "Scenes: hard sharing has at most 0.55 of the parameters": lambda: (
+    "Scenes: of two networks' parameters, hard sharing has": lambda: (
         share_of_two(models.count_parameters) <= 0.55
     ),
-    "Scenes: hard sharing has at most 0.55 of the operations": lambda: (
+    "Scenes: of two networks' operations, hard sharing has": lambda: (
         share_of_two(operations) <= 0.55
     ),
 }
@@ -141,8 +141,7 @@ PHOTOGRAPHS: dict[str, Condition] = {
         on_photographs("covering", "region only", 22)[0]
         > on_photographs("covering", "own decoders", 22)[0]
     ),
-    "Photographs: of two learning rates 0.002 is the better one for both single tasks": lambda: all(
-        rates_on_validation(model).idxmax() == 0.002 for model in COMPARED[:2]
-    ),
+    "Photographs: of two learning rates 0.002 is the better one for both single tasks, at least"
+    " by": lambda: all(rates_on_validation(model).idxmax() == 0.002 for model in COMPARED[:2]),
 }
 CLAIMS = SCENES | FEW_LABELS | PHOTOGRAPHS
