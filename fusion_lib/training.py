@@ -128,8 +128,7 @@ def train(
         for epoch in run.epochs(chosen.stop_after):
             seed_everything(epoch_seed(seed, epoch))
             model.train()
-            for number, batch in run.batches(train_loader):
-                batch = devices.to_device(batch, device)
+            for number, batch in run.batches(train_loader, device):
                 optimizer.zero_grad()
                 parts = in_pieces(batch)  # forward, loss and backward, see descend
                 scaler.unscale_(optimizer)
@@ -144,7 +143,6 @@ def train(
                     finite.look()
                     run.save()
                     interrupts.end_if_asked(f"after batch {number} of epoch {epoch}")
-            processes.share_buffers(model)
             entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
             entry |= _means(run.losses, device) | weighting.end_epoch()
             entry |= validate(model, loss, val_loader, device)
@@ -223,6 +221,7 @@ def validate(
     processes). ValueError: no task has any."""
     from torchmetrics.classification import MulticlassJaccardIndex
 
+    processes.share_buffers(model)
     model.eval()
     sums: dict[str, Tensor] = {}  # of each task: summed loss, and what it is to be divided by
     scores: dict[str, MulticlassJaccardIndex] = {}

@@ -1,7 +1,7 @@
 """What a loader gives, told apart by a few of its samples: so that no run goes on with others."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -48,8 +48,9 @@ def fingerprint(split: str, loader: Any, seed: Callable[[int], None]) -> dict[st
     labels, images = _held(samples)
     maps = hashlib.sha256()
     _add_maps(maps, dataset)
-    found = {"pictures": len(dataset), "classes": classes, "order": _order(loader)}
-    found |= {"maps": maps.hexdigest()[:16], "labels": labels, "images": images}
+    found: dict[str, Any] = {"pictures": len(dataset), "classes": classes}
+    found |= {"order": _order(loader), "maps": maps.hexdigest()[:16]}
+    found |= {"labels": labels, "images": images}
     return {f"{split}_{name}": value for name, value in found.items()}
 
 
@@ -67,7 +68,7 @@ def _add_maps(digest: Any, dataset: Any) -> None:
             _add_maps(digest, part)
     if isinstance(dataset, PartlyLabelled):
         digest.update(str(sorted(dataset.labelled)).encode())
-    elif isinstance(dataset, Subset):
+    elif isinstance(dataset, Subset) and [*dataset.indices] != [*range(len(dataset.dataset))]:
         digest.update(str(list(dataset.indices)).encode())
     if isinstance(dataset, (PartlyLabelled, Subset)):
         _add_maps(digest, dataset.dataset)
@@ -88,7 +89,7 @@ def same(name: str, one: Any, other: Any) -> bool:
     return np.allclose(one, other, rtol=0, atol=SAME)
 
 
-def _held(samples: list[dict]) -> tuple[str, list[float]]:
+def _held(samples: Sequence[dict]) -> tuple[str, list[float]]:
     """A hash of names, shapes and whole numbers; the means of the images, the first pixels'
     weight being 1 and the last ones' 0."""
     labels, images = hashlib.sha256(), []

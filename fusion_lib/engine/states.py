@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
-from fusion_lib.engine import processes
+from fusion_lib.engine import devices, processes
 from fusion_lib.engine.checkpoints import VERSION, refuse_newer, save_checkpoint
 from fusion_lib.engine.files import write_whole
 from fusion_lib.engine.fingerprints import same
@@ -90,8 +90,8 @@ class Run:
         hidden = {"disable": True} if processes.rank_and_count()[0] else {}  # else TQDM_DISABLE
         return iter(tqdm(range(first, last), "epochs", last, initial=first, **hidden))
 
-    def batches(self, loader) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """(number, batch) of what is left of the current epoch.
+    def batches(self, loader, device) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """(number, batch on the device) of what is left of the current epoch.
 
         Batches of before an interruption are drawn once more, so that chance goes the same way. If
         there are now more or fewer processes than then, it goes another way from here.
@@ -105,7 +105,8 @@ class Run:
         if self._random is not None and len(self._random) == count:
             _set_random_states(self._random[number])
         self._random = None
-        return enumerate(batches, len(self.losses))
+        on_device = (devices.to_device(batch, device) for batch in batches)
+        return enumerate(on_device, len(self.losses))
 
     def finish_epoch(self, entry: dict) -> None:
         """Take an epoch's entry into the history with its seconds, keep the weights if they are the

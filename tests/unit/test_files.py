@@ -251,7 +251,7 @@ def test_of_several_processes_one_fetches(tmp_path, monkeypatch):
         waiting.set()
         return FileLock(path)
 
-    monkeypatch.setattr(files, "FileLock", lock)
+    monkeypatch.setattr("filelock.FileLock", lock)
     with server(CONTENT) as (address, seen):
         with FileLock(tmp_path / "a.lock"):
             second = threading.Thread(target=files.fetch, args=(address, tmp_path / "a", SHA256))

@@ -86,6 +86,7 @@ def test_killed_worker_is_restarted_and_the_run_ends_as_if_undisturbed(tmp_path)
         assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     assert all(torch.equal(straight[0][name], failed[0][name]) for name in straight[0])
     assert {path.name for path in (tmp_path / "failing").iterdir()} == {
+        ".lock",
         "state.pt",
         "state_before.pt",
         "best.safetensors",

@@ -117,6 +117,7 @@ def test_killed_run_goes_on_from_the_last_whole_epoch(tmp_path):
     assert without_times(more) == without_times(history)
     assert_same_weights(model, straight)
     assert {path.name for path in folder.iterdir()} == {
+        ".lock",
         "state.pt",
         "state_before.pt",
         "best.safetensors",
