@@ -68,7 +68,7 @@ def _add_maps(digest: Any, dataset: Any) -> None:
             _add_maps(digest, part)
     if isinstance(dataset, PartlyLabelled):
         digest.update(str(sorted(dataset.labelled)).encode())
-    elif isinstance(dataset, Subset) and [*dataset.indices] != [*range(len(dataset.dataset))]:
+    elif isinstance(dataset, Subset) and [*dataset.indices] != [*range(len(dataset.indices))]:
         digest.update(str(list(dataset.indices)).encode())
     if isinstance(dataset, (PartlyLabelled, Subset)):
         _add_maps(digest, dataset.dataset)
