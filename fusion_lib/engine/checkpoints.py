@@ -57,7 +57,7 @@ def load_checkpoint(path: str | Path) -> tuple[FusionModel, dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 no dict
     except SafetensorError as error:
         advice = "pickles are refused, a file cut short must be fetched or trained again"
         raise ValueError(f"{path.name} is no whole safetensors file ({error}); {advice}") from error
