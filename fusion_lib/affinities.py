@@ -41,13 +41,10 @@ def affinity_target(region: np.ndarray, offsets: Offsets = OFFSETS) -> np.ndarra
 
 
 class AffinityTarget:
-    """The last step of a transform: adds "affinity_target", (K, H, W), to a sample."""
-
-    def __init__(self, offsets: Offsets = OFFSETS):
-        self.offsets = offsets
+    """The last step of a transform: adds "affinity_target", (K, H, W), for `OFFSETS`."""
 
     def __call__(self, sample: dict) -> dict:
-        target = affinity_target(np.asarray(sample["region"]), self.offsets)
+        target = affinity_target(np.asarray(sample["region"]))
         return {**sample, "affinity_target": torch.from_numpy(target)}
 
 
@@ -94,13 +91,10 @@ def decode_affinities(
     Pixels of two classes are of two regions. With the semantic probabilities q, p_k(x) is first
     multiplied by (sum_c q_x[c] q_{x + o_k}[c])^w.
 
-    Args:
-        probabilities: (K, H, W) float, sigmoid of the logits, used where x + o_k is in the picture.
-        bias: above 0 gives fewer regions, below 0 more.
-        smallest: pixels that a region has, if any region has as many; 1 keeps all.
-        semantic, edge_weight: q, and w, as in `regions.decode_regions`.
-        offsets: the K pairs of the target, see `affinity_target`.
-
+    Args: probabilities, (K, H, W) float, sigmoid of the logits, used where x + o_k is in the
+        picture; bias, above 0 gives fewer regions, below 0 more; smallest, pixels that a region
+        has, if any region has as many (1 keeps all); semantic and edge_weight, q and w, as in
+        `regions.decode_regions`; offsets, the K pairs of the target, see `affinity_target`.
     Returns: (H, W) int64, ids 0..R-1 of 4-connected regions, no void.
     Raises: ValueError, as `regions.decode_regions`, or bias is not finite, or smallest negative;
         ModuleNotFoundError, mwatershed is not installed.
@@ -143,8 +137,7 @@ def _mutex_watershed(probabilities: np.ndarray, bias: float, offsets: Offsets) -
     try:
         import mwatershed
     except ModuleNotFoundError as error:
-        advice = "decode_affinities needs mwatershed; install it with: pip install mwatershed"
-        raise ModuleNotFoundError(advice) from error
+        raise ModuleNotFoundError("decoding affinities needs: pip install mwatershed") from error
     size, lengths = probabilities.shape[1:], np.abs(offsets)
     fits = (lengths < size).all(1)  # the package wants no offset that reaches out everywhere
     if not fits.any():

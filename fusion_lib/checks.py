@@ -61,8 +61,7 @@ def same_shape(**arrays: np.ndarray) -> None:
 def not_negative(**numbers: float) -> None:
     """Raise a ValueError unless every number is finite and at least 0."""
     for name, number in numbers.items():
-        message = f"{name} is {number}; expected a finite number of at least 0"
-        require(0 <= number < float("inf"), message)
+        expect(0 <= number < float("inf"), name, number, "a finite number of at least 0")
 
 
 def probabilities(name: str, values: np.ndarray) -> None:

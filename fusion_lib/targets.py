@@ -6,8 +6,6 @@ classes. A region map is (H, W) of integer ids, any non-negative ones, void -1; 
 refused (TypeError, ValueError).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
@@ -71,24 +69,20 @@ class RegionTarget:
         return {**sample, "region_target": torch.from_numpy(target)}
 
 
-def class_weights(targets: Iterable, num_classes: int = len(REGION_CLASSES)) -> torch.Tensor:
-    """(C,) float32 w_c proportional to freq_c^(-1/2), scaled so that an average pixel weighs 1.
+def class_weights(targets: Iterable) -> torch.Tensor:
+    """(3,) float32 w_c proportional to freq_c^(-1/2), scaled so that an average pixel weighs 1.
 
-    Args: targets, integer maps of any shape (else a TypeError), void 255; num_classes, C.
-
-    Raises:
-        ValueError: C is above 254, a class is none of 0..C-1 and not void, or one never occurs, so
-            that its weight would be infinite.
+    Args: targets, maps of any shape as `region_target` returns them.
+    Raises: TypeError, a map is not of integers; ValueError, a class is none of 0..2 and not void,
+        or one never occurs, so that its weight would be infinite.
     """
-    checks.expect(num_classes < TARGET_VOID, "num_classes", num_classes, "at most 254: 255 is void")
-    counts = np.zeros(num_classes, np.int64)
+    counts = np.zeros(len(REGION_CLASSES), np.int64)
     for target in targets:
         target = checks.integers("targets", target)
-        checks.classes("targets", target, num_classes)
-        counts += np.bincount(target[target != TARGET_VOID], minlength=num_classes)
-    if (counts == 0).any():
-        found = f"no pixel of class {counts.argmin()}; counts are {counts.tolist()}"
-        raise ValueError(f"targets holds {found}; expected some of every class")
+        checks.classes("targets", target, len(counts))
+        counts += np.bincount(target[target != TARGET_VOID], minlength=len(counts))
+    found = f"no pixel of class {counts.argmin()}; counts are {counts.tolist()}"
+    checks.require(counts.all(), f"targets holds {found}; expected some of every class")
     frequency = counts / counts.sum()
     weights = frequency**-0.5
     return torch.tensor(weights / (weights * frequency).sum(), dtype=torch.float32)

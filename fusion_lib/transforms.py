@@ -5,8 +5,6 @@ keep its parts together. What they do not know is that this project has two kind
 a region cut in two by a crop is two regions; `Finish` takes care of both.
 """
 
-from __future__ import annotations
-
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -14,8 +12,7 @@ from torchvision.transforms import v2
 from fusion_lib import checks
 from fusion_lib.scenes import SEMANTIC_VOID, connected_regions
 
-# what a rotation or crop beyond the edge is filled with
-OUTSIDE = {tv_tensors.Image: 0.0, tv_tensors.Mask: -1.0}
+OUTSIDE = {tv_tensors.Image: 0.0, tv_tensors.Mask: -1.0}  # fills what a rotation leaves empty
 
 
 def checked_image(image: torch.Tensor) -> torch.Tensor:
@@ -42,8 +39,7 @@ class Finish:
         for name, value in sample.items():
             if isinstance(value, tv_tensors.Mask):
                 done[name] = tv_tensors.Mask(torch.where(value < 0, SEMANTIC_VOID, value.long()))
-        image = checked_image(sample["image"])
-        done["image"] = v2.functional.to_dtype(image, torch.float32, scale=True)
+        done["image"] = v2.functional.to_dtype(checked_image(sample["image"]), scale=True)
         done["region"] = tv_tensors.Mask(connected_regions(sample["region"]))
         return done
 
@@ -59,23 +55,18 @@ def augmentation(
 ) -> v2.Compose:
     """Flip, and at will crop, rotate and change the light. The crop is scaled back to `size`.
 
-    Args:
-        size: (H, W) of what comes out.
-        smallest_crop: smallest share of the picture's area that a crop keeps, in (0, 1] (else a
-            ValueError); 1 crops nothing.
-        rotation: largest angle in degrees, either way.
-        light: largest relative change of brightness, contrast and saturation, in [0, 1) (else a
-            ValueError).
+    Args: size, (H, W) of what comes out; smallest_crop, smallest share of the picture's area that a
+        crop keeps, in (0, 1], where 1 crops nothing; rotation, largest angle in degrees, either
+        way; light, largest relative change of brightness, contrast and saturation, in [0, 1).
+    Raises: ValueError, smallest_crop or light is out of its range.
     """
     checks.expect(0 <= light < 1, "light", light, "a relative change in [0, 1)")
     checks.expect(0 < smallest_crop <= 1, "smallest_crop", smallest_crop, "a share in (0, 1]")
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip()]
     if rotation:
         steps.append(v2.RandomRotation(rotation, v2.InterpolationMode.BILINEAR, fill=OUTSIDE))
-    if smallest_crop == 1:
-        steps.append(v2.Resize(size))
-    else:
-        steps.append(v2.RandomResizedCrop(size, (smallest_crop, 1.0), ratio=(0.8, 1.7)))
+    crop = v2.RandomResizedCrop(size, (smallest_crop, 1.0), ratio=(0.8, 1.7))
+    steps.append(v2.Resize(size) if smallest_crop == 1 else crop)
     if light:
         steps.append(v2.ColorJitter(light, light, light))
     return v2.Compose([*steps, Finish()])

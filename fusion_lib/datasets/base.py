@@ -5,8 +5,6 @@ with void 255, "region": tv_tensors.Mask int64 (H, W) with void -1}, and perhaps
 which are as "semantic". It passes through `transform`, if one is given.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +15,8 @@ from torchvision import tv_tensors
 
 from fusion_lib import checks
 from fusion_lib.scenes import SEMANTIC_VOID
+
+Transform = Callable[[dict], dict] | None  # of a sample
 
 
 class SegmentationDataset(Dataset):
@@ -31,7 +31,7 @@ class SegmentationDataset(Dataset):
     stuff: tuple[int, ...] | None = None
     further_classes: dict[str, tuple[str, ...]] = {}  # further label maps and their classes
 
-    def __init__(self, transform: Callable[[dict], dict] | None = None):
+    def __init__(self, transform: Transform = None):
         self.transform = transform
         if (count := len(getattr(self, "classes", ()))) >= SEMANTIC_VOID:
             raise ValueError(f"classes has {count} names; expected at most 254, for 255 is void")
@@ -85,9 +85,6 @@ def attribute(dataset: Any, name: str) -> Any:
             expected = f"{first}, as the first part of the ConcatDataset has"
             checks.expect(other == first, f"{name} of a part", other, expected)
         return first
-    if not hasattr(dataset, name):
-        kind = type(dataset).__name__
-        raise ValueError(
-            f"dataset is a {kind} without {name}; expected a data set that sets {name}"
-        )
+    message = f"without {name}; expected a data set that sets {name}"
+    checks.require(hasattr(dataset, name), f"dataset is a {type(dataset).__name__} {message}")
     return getattr(dataset, name)

@@ -1,7 +1,6 @@
 """Image files as arrays: what is damaged or ambiguous is refused, never read as other labels."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +24,21 @@ def existing(files: list[tuple[Path, ...]], root: Path, what: str) -> list[tuple
     return files
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """A picture as (H, W, 3) uint8; a ValueError if it is damaged, or too large for PIL."""
-    return np.asarray(_decode(path)[0].convert("RGB"))
+def read_files(files: Sequence[Path], classes: int) -> list[np.ndarray]:
+    """A picture, (H, W, 3) uint8, a mask of so many classes, and masks of any numbers.
+
+    A ValueError if one is damaged, or too large for PIL, or a mask that `read_mask` refuses.
+    """
+    picture, semantic, *others = files
+    image = np.asarray(_decode(picture)[0].convert("RGB"))
+    return [image, read_mask(semantic, image, classes), *(read_mask(m, image) for m in others)]
 
 
 def read_mask(path: Path, picture: np.ndarray, classes: int | None = None) -> np.ndarray:
     """A PNG mask of the size of its picture as (H, W) int64.
 
-    With `classes`, a number of them, it may hold 0..classes - 1 and void 255 alone. A ValueError as
-    for `read_picture`, or if it is no PNG of one of `MASK_MODES`, of another size or out of range.
+    With `classes`, a number of them, it may hold 0..classes - 1 and void 255 alone. A ValueError if
+    it is damaged, no PNG of one of `MASK_MODES`, of another size or out of range.
     """
     mask, raw_mode = _decode(path)
     name = _name(path)

@@ -1,16 +1,14 @@
 """A folder of one's own pictures and masks as a data set."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fusion_lib import checks
-from fusion_lib.datasets.base import SegmentationDataset
-from fusion_lib.datasets.decoding import existing, read_mask, read_picture
+from fusion_lib.datasets.base import SegmentationDataset, Transform
+from fusion_lib.datasets.decoding import existing, read_files
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 NO_REGIONS = "no regions/ folder: connected areas stand in, and the task adds no new information"
@@ -23,23 +21,18 @@ class FolderDataset(SegmentationDataset):
     Without region masks the regions are the connected areas of the semantic mask: then the region
     task adds no information, and a warning says so.
 
-    Args:
-        root: the folder that holds `images/`.
-        classes: their names, in the order of their indices.
-        things: names or indices of the classes whose regions are single things; all others are
-            stuff. None: unknown.
-
-    Raises:
-        FileNotFoundError: no images, or an image without its mask.
-        TypeError, ValueError: `things` is no list of classes.
-        ValueError: a file that `decoding.read_mask` refuses.
+    Args: root, the folder that holds `images/`; classes, their names in the order of their indices;
+        things, names or indices of the classes whose regions are single things, where all others
+        are stuff (None: unknown).
+    Raises: FileNotFoundError, no images, or an image without its mask; TypeError or ValueError,
+        `things` is no list of classes; ValueError, a file that `decoding.read_files` refuses.
     """
 
     def __init__(
         self,
         root: str | Path,
         classes: Sequence[str],
-        transform: Callable | None = None,
+        transform: Transform = None,
         things: Sequence[str | int] | None = None,
     ):
         self.root, self.classes = Path(root), tuple(classes)
@@ -61,14 +54,9 @@ class FolderDataset(SegmentationDataset):
         return len(self.files)
 
     def read(self, index: int):
-        picture, mask, *regions = self.files[index]
-        image = read_picture(picture)
-        semantic = read_mask(mask, image, len(self.classes))
-        if regions:
-            region = read_mask(regions[0], image) - 1
-        else:
-            region = np.where(semantic == SEMANTIC_VOID, REGION_VOID, semantic)
-        return image, semantic, connected_regions(region)
+        image, semantic, *regions = read_files(self.files[index], len(self.classes))
+        areas = np.where(semantic == SEMANTIC_VOID, REGION_VOID, semantic)
+        return image, semantic, connected_regions(regions[0] - 1 if regions else areas)
 
 
 def _indices(classes: tuple[str, ...], things: Sequence[str | int]) -> tuple[int, ...]:

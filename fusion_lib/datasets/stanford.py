@@ -1,14 +1,11 @@
 """The Stanford Background photographs, with semantic classes, regions and surfaces."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +13,10 @@ from filelock import FileLock
 from PIL import Image
 
 from fusion_lib import checks
-from fusion_lib.datasets.base import SegmentationDataset
+from fusion_lib.datasets.base import SegmentationDataset, Transform
 from fusion_lib.engine.files import CACHE_VARIABLE, cache_folder, data_folder, fetch, write_whole
 
-# environment: path of iccv09Data.tar.gz or of its unpacked folder
-ARCHIVE_VARIABLE = "FUSION_STANFORD_ARCHIVE"
+ARCHIVE_VARIABLE = "FUSION_STANFORD_ARCHIVE"  # environment: iccv09Data.tar.gz, or its folder
 SPLITS = ("train", "val", "test")
 READ = (".jpg", ".regions.txt", ".layers.txt", ".surfaces.txt")
 LEFT = "It was left as it is; move it away and fetch it again"
@@ -31,17 +27,13 @@ class StanfordBackground(SegmentationDataset):
 
     Samples hold "surfaces" too: whether a pixel is sky, or on a horizontal or a vertical surface;
     void 255. The first use parses the archive (half a minute) and keeps the pixels in
-    `cache_folder()`; later uses map that file into memory.
+    `cache_folder()`; later uses map that file into memory. The archive is what the environment
+    variable FUSION_STANFORD_ARCHIVE names, the .tar.gz or its unpacked folder, else what
+    `download_stanford_background` fetches.
 
-    Args:
-        split: "train", "val" (the fold after the test fold) or "test".
-        fold: 0..4, the test fold.
-        archive: the .tar.gz or its unpacked folder; default: what FUSION_STANFORD_ARCHIVE names,
-            else what `download_stanford_background` fetched.
-
-    Raises:
-        ValueError: another split or fold, or an archive that is cut short or altered; it is left.
-        FileNotFoundError: no archive; says how to get one.
+    Args: split, "train", "val" (the fold after the test fold) or "test"; fold, 0..4, the test fold.
+    Raises: ValueError, another split or fold, or an archive that is cut short or altered, which is
+        left; FileNotFoundError, no archive; OSError, no download, or no room for the cache.
     """
 
     classes = ("sky", "tree", "road", "grass", "water", "building", "mountain", "foreground object")
@@ -51,20 +43,14 @@ class StanfordBackground(SegmentationDataset):
     # Of all that is read. It names the cache too: one made when less was read is not used.
     CONTENT_SHA256 = "491616e5ca99519f33243af7d7eb526af8c1135761abf42eb4e3e6b01efdcd72"
 
-    def __init__(
-        self,
-        split: str,
-        fold: int = 0,
-        transform: Callable | None = None,
-        archive: str | Path | None = None,
-    ):
+    def __init__(self, split: str, fold: int = 0, transform: Transform = None):
         super().__init__(transform)
         checks.expect(split in SPLITS, "split", split, f"one of {SPLITS}")
         checks.expect(fold in range(5), "fold", fold, "0, 1, 2, 3 or 4")
         cache = cache_folder() / self.cache_name()
         if not (cache / "index.csv").is_file():
             with _lock_of(cache):
-                _write_cache(cache, archive, self.CONTENT_SHA256)
+                _write_cache(cache, self.CONTENT_SHA256)
         self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 6), as `_parse` returns
         role = {str(fold): "test", str((fold + 1) % 5): "val"}
         folds = dict(_rows(data_folder() / "stanford_background_folds.csv"))
@@ -103,8 +89,8 @@ def _rows(path: Path) -> list[list[str]]:
     return [line.split(",") for line in path.read_text().split()[1:]]
 
 
-def _read_archive(archive: str | Path | None, expected_sha256: str) -> dict[str, bytes]:
-    source = Path(archive or os.environ.get(ARCHIVE_VARIABLE) or download_stanford_background())
+def _read_archive(expected_sha256: str) -> dict[str, bytes]:
+    source = Path(os.environ.get(ARCHIVE_VARIABLE) or download_stanford_background())
     if not source.exists():
         advice = f"set {ARCHIVE_VARIABLE} to iccv09Data.tar.gz or to its unpacked folder"
         raise FileNotFoundError(f"{source.name} does not exist; {advice}")
@@ -152,11 +138,11 @@ def _cannot_write(cache: Path, error: OSError) -> OSError:
     return OSError(error.errno, f"cannot write {cache.name} ({error.strerror}); {advice}")
 
 
-def _write_cache(cache: Path, archive: str | Path | None, expected_sha256: str) -> None:
+def _write_cache(cache: Path, expected_sha256: str) -> None:
     """Parse every photograph into one array; what is written last says that the cache is whole."""
     if (cache / "index.csv").is_file():
         return  # another process has written it meanwhile
-    files = _read_archive(archive, expected_sha256)
+    files = _read_archive(expected_sha256)
     pixels, index, start = [], "image_id,height,width,start\n", 0
     for image_id in sorted(Path(name).stem for name in files if name.endswith(".jpg")):
         photograph = _parse(files, image_id)

@@ -5,17 +5,14 @@ pixels, also where something before it cuts it in two (the transforms then make 
 elsewhere a connected area of one class: of background, road, sky and so on.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from torchvision import datasets as torchvision_datasets
+import torchvision
 
 from fusion_lib import checks
-from fusion_lib.datasets.base import SegmentationDataset
-from fusion_lib.datasets.decoding import existing, read_mask, read_picture
+from fusion_lib.datasets.base import SegmentationDataset, Transform
+from fusion_lib.datasets.decoding import existing, read_files
 from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 
@@ -38,10 +35,10 @@ class PairedFiles(SegmentationDataset):
     Args: root, the folder that holds the data set's folders; split, "train" or "val" (the labels of
         the test pictures are not public).
     Raises: FileNotFoundError, a folder or a file is missing, or there are no pictures at all;
-        ValueError, another split, a file that `decoding.read_mask` refuses, an unknown label.
+        ValueError, another split, a file that `decoding.read_files` refuses, an unknown label.
     """
 
-    def __init__(self, root: str | Path, split: str, transform: Callable | None = None):
+    def __init__(self, root: str | Path, split: str, transform: Transform = None):
         super().__init__(transform)
         checks.expect(split in ("train", "val"), "split", split, "'train' or 'val'")
         root = Path(root)
@@ -74,16 +71,13 @@ class PascalVOC(PairedFiles):
         lists = f"ImageSets/Segmentation/{split}.txt"
         parts = ("JPEGImages", "SegmentationClass", "SegmentationObject", lists)
         _check_folder(root, [f"VOCdevkit/VOC2012/{part}" for part in parts])
-        found = torchvision_datasets.VOCSegmentation(root, year="2012", image_set=split)
+        found = torchvision.datasets.VOCSegmentation(root, year="2012", image_set=split)
         masks = [Path(mask) for mask in found.masks]
         objects = [mask.parents[1] / "SegmentationObject" / mask.name for mask in masks]
         return list(zip(map(Path, found.images), masks, objects))
 
     def read(self, index: int):
-        picture, mask, object_mask = self.files[index]
-        image = read_picture(picture)
-        semantic = read_mask(mask, image, len(self.classes))
-        objects = read_mask(object_mask, image)
+        image, semantic, objects = read_files(self.files[index], len(self.classes))
         void = objects == SEMANTIC_VOID
         return image, semantic, object_regions(objects, np.zeros_like(objects), void)
 
@@ -99,10 +93,10 @@ class Cityscapes(PairedFiles):
     label is void.
 
     The files need an account at cityscapes-dataset.com. `root` holds leftImg8bit/ and gtFine/, or
-    leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, which torchvision unpacks.
+    their archives ..._trainvaltest.zip, which torchvision unpacks.
     """
 
-    _LABELS = [label for label in torchvision_datasets.Cityscapes.classes if label.id >= 0]
+    _LABELS = [label for label in torchvision.datasets.Cityscapes.classes if label.id >= 0]
     _LEARNT = sorted((o.train_id, o.name, o.has_instances) for o in _LABELS if o.train_id < 255)
     classes = tuple(name for _, name, _ in _LEARNT)
     things = tuple(train_id for train_id, _, several in _LEARNT if several)
@@ -112,16 +106,12 @@ class Cityscapes(PairedFiles):
         kinds = ("leftImg8bit", "gtFine")
         if not all((root / f"{kind}_trainvaltest.zip").is_file() for kind in kinds):
             _check_folder(root, [f"{kind}/{split}" for kind in kinds])
-        types = ["semantic", "instance"]
-        found = torchvision_datasets.Cityscapes(root, split=split, target_type=types)
+        found = torchvision.datasets.Cityscapes(root, split, target_type=["semantic", "instance"])
         files = [(Path(p), Path(s), Path(i)) for p, (s, i) in zip(found.images, found.targets)]
         return sorted(one for one in files if one[0].name.endswith("_leftImg8bit.png"))
 
     def read(self, index: int):
-        picture, mask, instance_mask = self.files[index]
-        image = read_picture(picture)
-        labels = read_mask(mask, image, len(self._LABELS))
-        instances = read_mask(instance_mask, image)
+        image, labels, instances = read_files(self.files[index], len(self._LABELS))
         train_ids, void = np.full(256, SEMANTIC_VOID), np.ones(256, bool)
         for label in self._LABELS:
             train_ids[label.id], void[label.id] = label.train_id, label.category == "void"

@@ -4,15 +4,4 @@ from fusion_lib.models.cost import count_parameters, time_step
 from fusion_lib.models.encoders import ConvEncoder
 from fusion_lib.models.fusion import FusionModel, TwoNetworks, parameter_groups
 from fusion_lib.models.layers import ConvBlock, Decoder
-from fusion_lib.models.sharing import (
-    SHARING,
-    AttentionMasks,
-    CrossTaskGates,
-    HardSharing,
-    OwnBlocks,
-    OwnDecoders,
-)
-
-__all__ = ["FusionModel", "TwoNetworks", "count_parameters", "parameter_groups", "time_step"]
-__all__ += ["ConvBlock", "ConvEncoder", "Decoder", "SHARING", "HardSharing", "AttentionMasks"]
-__all__ += ["OwnBlocks", "CrossTaskGates", "OwnDecoders"]
+from fusion_lib.models.sharing import SHARING, AttentionMasks, CrossTaskGates, HardSharing

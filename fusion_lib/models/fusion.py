@@ -11,32 +11,24 @@ from fusion_lib.models.encoders import backbone
 from fusion_lib.models.layers import resize
 from fusion_lib.models.sharing import SHARING
 
-MOST_CLASSES = 254  # 255 marks pixels without a label
 HIGHEST = 1.01  # of pixels in [0, 1], and room for rounding
 
 
 def check_outputs(outputs: dict[str, int]) -> None:
     """Refuse what cannot be the tasks of a model, see `FusionModel`."""
     if not isinstance(outputs, dict):
-        expected = "{task: number of classes}, as {'semantic': 8}"
-        raise TypeError(f"outputs is {outputs!r}; expected {expected}")
-    fit = all(type(n) is int and 2 <= n <= MOST_CLASSES for n in outputs.values())
-    few = "at least one task, each with two classes or more"
-    expected = f"{few}, at most {MOST_CLASSES}, as a whole number"
-    checks.expect(outputs and fit, "outputs", outputs, expected)
-    for task in map(str, outputs):
-        # Modules are named by tasks, gates by two of them; a history has "val_total", "val_score".
-        taken = (
-            task in ("total", "score")
-            or task.startswith("miou_")
-            or "." in task
-            or " to " in task
-            or hasattr(nn.ModuleDict(), task)
-        )
-        message = f"outputs has a task called {task!r}; expected a name such as 'semantic', without"
-        message += " '.' and ' to ', and neither 'total', 'score', 'miou_...' nor the name of a"
-        message += " method or attribute"
-        checks.require(task and not taken and task in outputs, message)
+        raise TypeError(f"outputs is {outputs!r}; expected {{task: number of classes}}")
+    fit = outputs and all(type(n) is int and n in range(2, 255) for n in outputs.values())
+    expected = "at least one task, each with two classes or more, at most 254, as a whole number"
+    checks.expect(fit, "outputs", outputs, expected)  # 255 marks pixels without a label
+    # Modules are named by tasks, gates by two of them; a history has "val_total", "val_score".
+    taken = {"", "total", "score", *dir(nn.ModuleDict())}
+    expected = "a name such as 'semantic', without '.' and ' to ', and neither 'total', 'score',"
+    expected += " 'miou_...' nor the name of a method or attribute"
+    for task in outputs:
+        free = isinstance(task, str) and task not in taken and not task.startswith("miou_")
+        free = free and "." not in task and " to " not in task
+        checks.expect(free, "a task of outputs", task, expected)
 
 
 class FusionModel(nn.Module):
@@ -57,11 +49,10 @@ class FusionModel(nn.Module):
         images: (N, 3, H, W) float in [0, 1], with N >= 1 and H, W >= 16, not normalised yet.
         returns: {task: logits (N, classes, H, W)}.
 
-    Raises:
-        ValueError: an argument is none of these: a task without a usable name, fewer than 2 or more
-            than 254 classes, images of another shape or (looked at on the CPU alone) above 1.
-        TypeError: outputs is no dictionary, or images are not float.
-        OSError: ImageNet weights cannot be downloaded.
+    Raises: ValueError, an argument is none of these: a task without a usable name, fewer than 2 or
+        more than 254 classes, images of another shape or (looked at on the CPU alone) above 1;
+        TypeError, outputs is no dictionary, or images are not float; OSError, ImageNet weights
+        cannot be downloaded.
     """
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -81,8 +72,7 @@ class FusionModel(nn.Module):
         check_outputs(outputs)
         whole = type(width) is int and width >= 1
         checks.expect(whole, "width", width, "a whole number of channels, 1 or more")
-        kinds = ", ".join(SHARING)
-        checks.expect(sharing in tuple(SHARING), "sharing", sharing, f"one of: {kinds}")
+        checks.expect(sharing in [*SHARING], "sharing", sharing, f"one of: {', '.join(SHARING)}")
         self.config: dict[str, Any] = {"outputs": dict(outputs), "encoder": encoder}
         self.config |= {"width": width, "sharing": sharing}
         self.encoder = backbone(encoder, pretrained, width)
@@ -103,8 +93,7 @@ class FusionModel(nn.Module):
         }
 
     def features(self, images: Tensor) -> Tensor:
-        """What the tasks share, (N, width, H', W') at the finest map's size (or all maps, with own
-        decoders)."""
+        """Shared features, (N, width, H', W') of the finest map; with own decoders, all maps."""
         return self.decoder(self.encoder(self.normalised(images)))
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -129,8 +118,8 @@ class FusionModel(nn.Module):
         Raises: ValueError, there are not that many stages.
         """
         there = len(self.encoder.stages)
-        expected = f"expected 0 (none) to {there} (the whole encoder)"
-        checks.require(stages in range(there + 1), f"frozen stages are {stages}; {expected}")
+        expected = f"0 (none) to {there} (the whole encoder)"
+        checks.expect(stages in range(there + 1), "frozen_stages", stages, expected)
         self.frozen_stages = stages
         for number, stage in enumerate(self.encoder.stages):
             stage.requires_grad_(number >= stages)
@@ -164,9 +153,7 @@ class TwoNetworks(nn.Module):
         return {task: network(images)[task] for task, network in self.networks.items()}
 
 
-def parameter_groups(
-    model: nn.Module, learning_rate: float, encoder_factor: float = 1.0
-) -> list[dict]:
+def parameter_groups(model: nn.Module, learning_rate: float, encoder_factor: float = 1.0) -> list:
     """Groups for an optimizer: the encoder learns at `encoder_factor` times the rate of all else.
 
     Discriminative fine-tuning (Howard & Ruder 2018, section 3.1, there with one rate a layer).
@@ -178,8 +165,7 @@ def parameter_groups(
     Raises: ValueError, encoder_factor is not above 0, or not finite.
     """
     expected = "a number above 0 (freeze what shall not learn)"
-    positive = 0 < encoder_factor < float("inf")
-    checks.expect(positive, "encoder_factor", encoder_factor, expected)
+    checks.expect(0 < encoder_factor < float("inf"), "encoder_factor", encoder_factor, expected)
     trained = [p for p in model.parameters() if p.requires_grad]
     if encoder_factor == 1:
         return [{"params": trained, "lr": learning_rate}]

@@ -28,10 +28,10 @@ from fusion_lib.datasets import (
     SegmentationDataset,
     StanfordBackground,
     attribute,
-    download_stanford_background,
 )
 from fusion_lib.datasets import stanford as stanford_module
 from fusion_lib.datasets.decoding import read_mask
+from fusion_lib.datasets.stanford import download_stanford_background
 from fusion_lib.engine import files
 
 IDS = [f"{number:07d}" for number in range(10)]
@@ -341,7 +341,8 @@ def write_tar(path, files: dict[str, bytes], extra: list[tarfile.TarInfo] = ()) 
 
 @pytest.fixture
 def stanford(tmp_path, monkeypatch, cache):
-    """A made-up archive, its folds file, and an empty cache. Two photographs a fold."""
+    """A made-up archive that the environment names, its folds file, and an empty cache. Two
+    photographs a fold."""
     files = made_up_files()
     monkeypatch.setattr(StanfordBackground, "CONTENT_SHA256", content_sha256(files))
     shipped = tmp_path / "data"
@@ -351,6 +352,7 @@ def stanford(tmp_path, monkeypatch, cache):
     monkeypatch.setattr(stanford_module, "data_folder", lambda: shipped)
     path = tmp_path / "iccv09Data.tar.gz"
     write_tar(path, files)
+    monkeypatch.setenv("FUSION_STANFORD_ARCHIVE", str(path))
     return path
 
 
@@ -359,7 +361,7 @@ def assert_nothing_left(cache) -> None:
 
 
 def test_stanford_reads_what_the_archive_holds(stanford, cache):
-    data = StanfordBackground("train", fold=0, archive=stanford)
+    data = StanfordBackground("train", fold=0)
     assert len(data) == 6 and data.things == (7,) and data.stuff == (0, 1, 2, 3, 4, 5, 6)
     for index, image_id in enumerate(data.image_ids):
         jpeg, semantic, layers, surfaces = photograph(int(image_id))
@@ -385,8 +387,7 @@ def test_stanford_reads_what_the_archive_holds(stanford, cache):
 @pytest.mark.parametrize("fold", range(5))
 def test_stanford_splits_share_no_photograph_and_cover_all(stanford, fold):
     splits = {
-        split: StanfordBackground(split, fold, archive=stanford).image_ids
-        for split in ("train", "val", "test")
+        split: StanfordBackground(split, fold).image_ids for split in ("train", "val", "test")
     }
     assert splits["test"] == [IDS[fold], IDS[fold + 5]]
     assert splits["val"] == [IDS[(fold + 1) % 5], IDS[(fold + 1) % 5 + 5]]
@@ -394,7 +395,7 @@ def test_stanford_splits_share_no_photograph_and_cover_all(stanford, fold):
 
 
 def test_stanford_folder_gives_what_the_archive_gives(stanford, tmp_path, monkeypatch):
-    from_tar = [StanfordBackground("test", archive=stanford)[i] for i in range(2)]
+    from_tar = [StanfordBackground("test")[i] for i in range(2)]
     for name, content in made_up_files().items():
         path = tmp_path / "unpacked" / "iccv09Data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -408,7 +409,7 @@ def test_stanford_folder_gives_what_the_archive_gives(stanford, tmp_path, monkey
 
 
 def test_stanford_second_use_needs_no_archive(stanford, cache, monkeypatch):
-    first = StanfordBackground("test", archive=stanford)[0]
+    first = StanfordBackground("test")[0]
     stanford.unlink()
     monkeypatch.setattr(stanford_module, "_parse", None)  # nothing is parsed again
     assert torch.equal(StanfordBackground("test")[0]["image"], first["image"])
@@ -426,40 +427,36 @@ def test_stanford_cache_without_surfaces_is_neither_used_nor_touched(stanford, c
     (old / "index.csv").write_text(
         "image_id,height,width,start\n" + "".join(f"{i},1,1,0\n" for i in IDS)
     )
-    assert StanfordBackground("test", archive=stanford)[0]["surfaces"].shape == (12, 20)
+    assert StanfordBackground("test")[0]["surfaces"].shape == (12, 20)
     assert np.load(old / "pixels.npy").shape == (1, 5) and len(list(cache.glob("*/"))) == 2
-
-
-def test_stanford_environment_variable_names_the_archive(stanford, monkeypatch):
-    monkeypatch.setenv("FUSION_STANFORD_ARCHIVE", str(stanford))
-    assert len(StanfordBackground("val")) == 2
 
 
 @pytest.mark.parametrize("split", ["Train", "testing", None])
 def test_stanford_split_misspelt(stanford, cache, split):
     with pytest.raises(ValueError, match=r"split is .*; expected one of \('train', 'val', 'tes"):
-        StanfordBackground(split, archive=stanford)
+        StanfordBackground(split)
     assert_nothing_left(cache)
 
 
 @pytest.mark.parametrize("fold", [-1, 5, "0", None])
 def test_stanford_fold_out_of_range(stanford, fold):
     with pytest.raises(ValueError, match="fold is .*; expected 0, 1, 2, 3 or 4"):
-        StanfordBackground("test", fold, archive=stanford)
+        StanfordBackground("test", fold)
 
 
-def test_stanford_archive_missing(stanford, cache, tmp_path):
+def test_stanford_archive_missing(stanford, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("FUSION_STANFORD_ARCHIVE", str(tmp_path / "nowhere.tar.gz"))
     with pytest.raises(
         FileNotFoundError, match="nowhere.tar.gz does not exist; set FUSION_STANFORD_ARCHIVE"
     ):
-        StanfordBackground("train", archive=tmp_path / "nowhere.tar.gz")
+        StanfordBackground("train")
     assert_nothing_left(cache)
 
 
 def check_archive_is_refused(path, cache, message, exception=ValueError):
     before = path.read_bytes()
     with pytest.raises(exception, match=message):
-        StanfordBackground("train", archive=path)
+        StanfordBackground("train")
     assert path.read_bytes() == before
     assert_nothing_left(cache)
 
@@ -475,8 +472,11 @@ def test_stanford_archive_truncated(stanford, cache, share):
     )
 
 
-def test_stanford_archive_truncated_inside_an_uncompressed_tar(stanford, cache, tmp_path):
+def test_stanford_archive_truncated_inside_an_uncompressed_tar(
+    stanford, cache, tmp_path, monkeypatch
+):
     path = tmp_path / "iccv09Data.tar"
+    monkeypatch.setenv("FUSION_STANFORD_ARCHIVE", str(path))
     path.write_bytes(gzip.decompress(stanford.read_bytes())[:20_000])
     check_archive_is_refused(path, cache, "(?s)iccv09Data.tar .*left as it is")
 
@@ -502,14 +502,15 @@ def test_stanford_archive_with_other_content(stanford, cache, change):
     )
 
 
-def test_stanford_folder_with_other_content_is_left_alone(stanford, cache, tmp_path):
+def test_stanford_folder_with_other_content_is_left_alone(stanford, cache, tmp_path, monkeypatch):
     root = tmp_path / "unpacked"
+    monkeypatch.setenv("FUSION_STANFORD_ARCHIVE", str(root))
     for name, content in made_up_files().items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content[:-3])
     with pytest.raises(ValueError, match="unpacked does not hold the 715 photographs"):
-        StanfordBackground("train", archive=root)
+        StanfordBackground("train")
     assert_nothing_left(cache)
     assert (root / "README").read_bytes() == b"made"
 
@@ -532,7 +533,7 @@ def test_stanford_archive_link_is_never_followed(stanford, cache, tmp_path, kind
     link = tarfile.TarInfo("iccv09Data/images/9999999.jpg")
     link.type, link.linkname = kind, str(tmp_path / "secret.jpg")
     write_tar(stanford, made_up_files(), [link])
-    assert len(StanfordBackground("train", archive=stanford)) == 6  # the link counts as absent
+    assert len(StanfordBackground("train")) == 6  # the link counts as absent
 
 
 def test_stanford_full_disk_leaves_no_half_cache(stanford, cache, monkeypatch):
@@ -544,14 +545,14 @@ def test_stanford_full_disk_leaves_no_half_cache(stanford, cache, monkeypatch):
         check_archive_is_refused(
             stanford, cache, "cannot write .*No space left.*FUSION_CACHE", OSError
         )
-    assert len(StanfordBackground("train", archive=stanford)) == 6
+    assert len(StanfordBackground("train")) == 6
 
 
 def test_stanford_cache_folder_that_cannot_be_made(stanford, tmp_path, monkeypatch):
     (tmp_path / "a file").write_text("no folder")
     monkeypatch.setenv("FUSION_CACHE", str(tmp_path / "a file" / "cache"))
     with pytest.raises(OSError, match=r"cannot write .*set FUSION_CACHE elsewhere"):
-        StanfordBackground("train", archive=stanford)
+        StanfordBackground("train")
     assert (tmp_path / "a file").read_text() == "no folder"
 
 
@@ -564,7 +565,7 @@ def test_stanford_second_process_that_was_faster_wins(stanford, cache, monkeypat
         return parse(files, image_id)
 
     def use():
-        found.append(len(StanfordBackground("train", archive=stanford)))
+        found.append(len(StanfordBackground("train")))
 
     monkeypatch.setattr(stanford_module, "_parse", parse_and_note)
     users = [threading.Thread(target=use) for _ in range(3)]
@@ -640,6 +641,7 @@ def test_page_instead_of_the_archive(cache, monkeypatch):
 
 
 def test_downloaded_archive_is_used(stanford, cache, monkeypatch):
+    monkeypatch.delenv("FUSION_STANFORD_ARCHIVE")
     with server(stanford.read_bytes()) as (address, _):
         monkeypatch.setattr(StanfordBackground, "URL", address)
         assert len(StanfordBackground("train")) == 6

@@ -167,7 +167,7 @@ def test_a_checkpoint_comes_back_free(tmp_path):
 @pytest.mark.parametrize("stages", [-1, 6, 1.5, None, "all"])
 def test_stages_that_are_not_there(stages):
     with pytest.raises(
-        ValueError, match=r"frozen stages are .*; expected 0 \(none\) to 5 \(the whole encoder\)"
+        ValueError, match=r"frozen_stages is .*; expected 0 \(none\) to 5 \(the whole encoder\)"
     ):
         FusionModel(BOTH, width=4, frozen_stages=stages)
 

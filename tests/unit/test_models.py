@@ -22,10 +22,10 @@ from fusion_lib.models import (
     Decoder,
     FusionModel,
     HardSharing,
-    OwnBlocks,
     TwoNetworks,
     count_parameters,
 )
+from fusion_lib.models.sharing import OwnBlocks
 
 BOTH = {"semantic": 5, "region": 3}
 
@@ -450,7 +450,7 @@ def test_outputs_of_another_type(outputs, network):
     ["total", "score", "miou_x", "", "a.b", "region to semantic", "keys", "training", 3, None],
 )
 def test_names_that_a_task_cannot_have(task, network):
-    with pytest.raises(ValueError, match=f"outputs has a task called {str(task)!r}; expected"):
+    with pytest.raises(ValueError, match=f"a task of outputs is {task!r}; expected a name"):
         network({"semantic": 8, task: 3})
 
 
