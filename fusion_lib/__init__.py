@@ -4,7 +4,7 @@ The core follows the data, which flows one way:
 scenes -> datasets -> transforms -> targets -> models -> losses -> weighting -> training ->
 prediction -> regions -> metrics -> plots
 Beside it stand `engine`, which keeps a run safe and fast, and `lab`, which makes the numbers of the
-pages. What a user wants first is found here, too, and its module is imported when it is first used.
+pages. What a user wants first is found here, too; its module is imported when it is first used.
 """
 
 import importlib
@@ -26,9 +26,7 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str):
     if name not in _HOME:
-        raise AttributeError(
-            f"fusion_lib has no {name!r}; it has {', '.join(__all__)}, and modules to import"
-        )
+        raise AttributeError(f"fusion_lib has no {name!r}; it has {', '.join(__all__)} and modules")
     module = importlib.import_module(f"fusion_lib.{_HOME[name]}")
     return globals().setdefault(name, getattr(module, name))
 

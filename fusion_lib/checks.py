@@ -46,11 +46,12 @@ def integer_maps(**maps) -> list[np.ndarray]:
     return list(arrays.values())
 
 
-def classes(name: str, labels: np.ndarray, count: int) -> None:
-    """Raise a ValueError unless all labels are one of `count` classes or void 255."""
-    wrong = labels[((labels < 0) | (labels >= count)) & (labels != 255)]
+def classes(name: str, labels: np.ndarray, count: int, void: int | None = 255) -> None:
+    """Raise a ValueError unless all labels are one of `count` classes or void, if there is one."""
+    wrong = labels[((labels < 0) | (labels >= count)) & (labels != void)]
     if wrong.size:
-        raise ValueError(f"{name} holds class {wrong[0]}; expected 0..{count - 1} or void 255")
+        also = "" if void is None else f" or void {void}"
+        raise ValueError(f"{name} holds class {wrong[0]}; expected 0..{count - 1}{also}")
 
 
 def same_shape(**arrays: np.ndarray) -> None:

@@ -1,32 +1,25 @@
 """Every task's metrics of a model over a data set."""
 
-from collections.abc import Collection
+from contextlib import suppress
 
 import numpy as np
 
 from fusion_lib import checks, metrics
 from fusion_lib.datasets import attribute
-from fusion_lib.losses import ALL_TARGET_KEYS
+from fusion_lib.losses import TARGET_KEYS
 from fusion_lib.prediction import predict
 from fusion_lib.regions import decode, fuse, has_regions, vote
 from fusion_lib.scenes import connected_regions
 
-Ids = Collection[int] | None  # of classes
 
-
-def evaluate(
-    model, dataset, decoding: dict, size=None, things: Ids = None, stuff: Ids = None
-) -> dict:
+def evaluate(model, dataset, decoding: dict, size=None, things=None, stuff=None) -> dict:
     """Every task's metrics of a model over a data set, each picture at its own resolution.
 
-    Args:
-        model: a `FusionModel` or `TwoNetworks`, with any tasks.
-        dataset: yields samples as `datasets` does; its "image", "semantic" and "region" are used,
-            and the labels of every further task of the model, under the task's name.
-        decoding: arguments of `regions.fuse`, or of `regions.decode` without the semantic task.
-        size: see `prediction.predict`.
-        things, stuff: ids of the classes of either kind; default: those of the data set.
-
+    Args: model, a `FusionModel` or `TwoNetworks`, with any tasks; dataset, of samples as `datasets`
+        has them, with the labels of every further task of the model under the task's name;
+        decoding, arguments of `regions.fuse`, or of `regions.decode` without the semantic task;
+        size, see `prediction.predict`; things, stuff, ids of the classes of either kind, by default
+        the data set's.
     Returns: depending on the tasks, "semantic" (argmax), "voted" (one class a region) and "fused"
         (the vote's weight as in `decoding`), each as `semantic_scores`; "partition", the means of
         `partition_scores`; "panoptic_quality" of the voted map; "areas", covering and panoptic
@@ -38,57 +31,48 @@ def evaluate(
     checks.require(len(dataset), "dataset is empty; expected at least one picture")
     num_classes = len(attribute(dataset, "classes"))
     if things is None and stuff is None:
-        things, stuff = _kinds(dataset)
-    names = () if things is None and stuff is None else ("voted", "areas")
+        with suppress(ValueError):  # a data set of another making, or parts that do not agree
+            things, stuff = attribute(dataset, "things"), attribute(dataset, "stuff")
+    names = ("voted", "areas") if things is not None or stuff is not None else ()
     quality = {name: metrics.PanopticQuality(things or (), stuff or ()) for name in names}
     confusions: dict[str, np.ndarray] = {}
-    partitions, areas_covering = [], []
+    partitions: dict[str, list[dict]] = {"partition": [], "areas": []}
     for index in range(len(dataset)):
         sample = dataset[index]
         true_semantic, true_region = np.asarray(sample["semantic"]), np.asarray(sample["region"])
-        outputs, maps = predict(model, sample["image"], size), {}
+        outputs, maps, pairs = predict(model, sample["image"], size), {}, {}
         for task, values in outputs.items():
-            message = f"the model's {task!r} holds NaN for picture {index}; expected numbers"
-            checks.require(not np.isnan(values).any(), f"{message}: train it again")
+            told = f"the model's {task!r} holds NaN for picture {index}; expected numbers"
+            checks.require(not np.isnan(values).any(), f"{told}: train it again")
+            if task not in TARGET_KEYS:
+                told = f"sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}"
+                checks.require(task in sample, told)
+                pairs[task] = sample[task], values.argmax(0), len(values)
         if has_regions(outputs):
             if "semantic" in outputs:
                 maps["fused"], region = fuse(outputs, **decoding)
                 maps["voted"] = vote(outputs["semantic"], region)
             else:
                 region = decode(outputs, **decoding)
-            partitions.append(metrics.partition_scores(true_region, region))
+            partitions["partition"].append(metrics.partition_scores(true_region, region))
         if "semantic" in outputs:
             maps["semantic"] = outputs["semantic"].argmax(0)
             areas = connected_regions(maps["semantic"])
-            areas_covering.append(metrics.covering(true_region, areas))
+            partitions["areas"].append({"covering": metrics.covering(true_region, areas)})
             if quality:
                 quality["areas"].update(true_semantic, true_region, maps["semantic"], areas)
         if quality and "voted" in maps:
             quality["voted"].update(true_semantic, true_region, maps["voted"], region)
-        pairs = {name: (true_semantic, labels, num_classes) for name, labels in maps.items()}
-        for task in (task for task in outputs if task not in ALL_TARGET_KEYS):
-            message = f"sample has {sorted(sample)}; task {task!r} expects its labels as {task!r}"
-            checks.require(task in sample, message)
-            pairs[task] = sample[task], outputs[task].argmax(0), len(outputs[task])
+        pairs |= {name: (true_semantic, labels, num_classes) for name, labels in maps.items()}
         for name, pair in pairs.items():
             confusions[name] = confusions.get(name, 0) + metrics.confusion_matrix(*pair)
     scores: dict = {name: metrics.semantic_scores(c) for name, c in confusions.items()}
-    if partitions:
-        scores["partition"] = mean_scores(partitions)
-    if areas_covering:
-        scores["areas"] = {"covering": float(np.nanmean(areas_covering))}
-        if quality:
-            scores["areas"]["panoptic_quality"] = quality["areas"].compute()
-    if quality and "voted" in confusions:
+    scores |= {name: mean_scores(found) for name, found in partitions.items() if found}
+    if quality and "areas" in scores:
+        scores["areas"]["panoptic_quality"] = quality["areas"].compute()
+    if quality and "voted" in scores:
         scores["panoptic_quality"] = quality["voted"].compute()
     return scores
-
-
-def _kinds(dataset) -> tuple[Ids, Ids]:
-    try:
-        return attribute(dataset, "things"), attribute(dataset, "stuff")
-    except ValueError:  # a data set of another making, or parts that do not agree
-        return None, None
 
 
 def mean_scores(scores: list[dict]) -> dict:

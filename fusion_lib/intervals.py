@@ -12,9 +12,8 @@ def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> 
     With few values it is too narrow (five seeds have only 126 different resamples); `t_interval` is
     the more careful one there. Hand it differences of pairs, run by run, to compare two models.
 
-    Args: values (n,), at least two; level, the wanted coverage.
+    Args: values (n,), at least two finite ones (else a ValueError); level, the wanted coverage.
     Returns: lower and upper end. The same values always give the same interval.
-    Raises: ValueError, fewer than two values, or one is not finite.
     """
     values = _sample(values)
     drawn = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
@@ -25,8 +24,7 @@ def bootstrap_interval(values, level: float = 0.95, resamples: int = 10_000) -> 
 def t_interval(values, level: float = 0.95) -> tuple[float, float]:
     """Student's t interval of the mean, mean -+ t_{n-1} s / sqrt(n); as `bootstrap_interval`."""
     values = _sample(values)
-    count = len(values)
-    reach = scipy.stats.t.ppf((1 + level) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count)
+    reach = scipy.stats.t.ppf((1 + level) / 2, len(values) - 1) * scipy.stats.sem(values)
     return float(values.mean() - reach), float(values.mean() + reach)
 
 

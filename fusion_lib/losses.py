@@ -4,8 +4,6 @@ The article calls the loss of the semantic task L_seg and the loss of the region
 and that of any further task, are cross entropies, averaged over the pixels that are not void.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,13 +13,8 @@ from fusion_lib.affinities import affinity_cross_entropy
 from fusion_lib.scenes import SEMANTIC_VOID
 
 Tensors = dict[str, Tensor]
-# Where a batch keeps each task's target; affinities are the region task in another form.
-ALL_TARGET_KEYS = {"semantic": "semantic", "region": "region_target", "affinity": "affinity_target"}
-
-
-def target_key(task: str) -> str:
-    """Where a batch keeps the target of a task; that of a further task under the task's name."""
-    return ALL_TARGET_KEYS.get(task, task)
+# Where a batch keeps each task's target; that of a further task is under its own name.
+TARGET_KEYS = {"semantic": "semantic", "region": "region_target", "affinity": "affinity_target"}
 
 
 def pixel_cross_entropy(
@@ -29,10 +22,9 @@ def pixel_cross_entropy(
 ) -> Tensor:
     """Mean cross entropy over the pixels that are not void.
 
-    Without weights: -(1/|V|) sum_{i in V} log q_i[t_i]. With weights w:
-    -sum_{i in V} w[t_i] log q_i[t_i] / sum_{i in V} w[t_i]. Here q_i is the softmax of the logits
-    at pixel i, t_i its target, and V the pixels whose target is not 255. If V is empty the loss is
-    0 and its gradient is 0.
+    -sum_{i in V} w[t_i] log q_i[t_i] / sum_{i in V} w[t_i], with q_i the softmax of the logits at
+    pixel i, t_i its target, w the class weights (all 1 if none are given), and V the pixels whose
+    target is not 255. If V is empty the loss is 0 and its gradient is 0.
 
     Shape: logits (N, C, H, W) and weight (C,), float; target (N, H, W) int64 in 0..C-1, void 255;
         normaliser (), to divide by in a part of a batch, see `FusionLoss.normalisers` -> ().
@@ -46,11 +38,8 @@ def pixel_cross_entropy(
     expected = "(N, C, H, W) and (N, H, W), N at least 1"
     checks.shapes(fit, expected, logits=logits, target=target)
     if target.device.type == "cpu":
-        valid, classes = target != SEMANTIC_VOID, logits.shape[1]
-        if ((target < 0) | (target >= classes))[valid].any():
-            found = f"target holds {target[valid].min()}..{target[valid].max()}"
-            raise ValueError(f"{found}; expected 0..{classes - 1} or void {SEMANTIC_VOID}")
-        _check_class_weights("weight", weight, classes)
+        checks.classes("target", target.numpy(), logits.shape[1])
+        _check_class_weights("weight", weight, logits.shape[1])
     total = F.cross_entropy(logits, target, weight, ignore_index=SEMANTIC_VOID, reduction="sum")
     count = pixel_normaliser(target, weight) if normaliser is None else normaliser
     return total / count.where(count > 0, 1)  # 0 / 1 where nothing counts: no loss, no gradient
@@ -71,20 +60,17 @@ def _check_class_weights(name: str, weight: Tensor | None, classes: int) -> None
 class FusionLoss(nn.Module):
     """L = alpha * L_seg + beta * L_cls, and so on for further tasks, with each part beside it.
 
-    Args:
-        alpha, beta: weights of the semantic and of the region task, at least 0.
-        region_weights: (3,) class weights of boundary, rim and core; see `targets.class_weights`.
-        further: {task: its weight, at least 0} of other tasks; 1 for one that is not named.
-
+    Args: alpha, beta, the weights of the semantic and of the region task, at least 0;
+        region_weights, (3,) class weights of boundary, rim and core, see `targets.class_weights`;
+        further, {task: its weight, at least 0} of other tasks, 1 for one that is not named.
     Shape:
         outputs: {"semantic": (N, C, H, W), "region": (N, 3, H, W)} logits, or one of the two; only
             what is there enters the sum. In place of "region" may stand "affinity", (N, K, H, W);
             beta weighs it too. Any further task has (N, classes, H, W).
         batch: {"semantic": (N, H, W), "region_target": (N, H, W), "affinity_target": (N, K, H, W)}
             int64, and the target of a further task under its name, (N, H, W) with void 255.
-        normalisers: {task: ()}, optional; of the whole batch, if this is a piece of it.
+        whole: {task: ()}, optional; the `normalisers` of the batch that this is a piece of.
         returns: {"total": (), task: ()}.
-
     Raises: ValueError, a weight negative or not finite, a task without target or called "total".
     """
 
@@ -99,7 +85,7 @@ class FusionLoss(nn.Module):
     ):
         super().__init__()
         further = further or {}
-        known = sorted({"total", *ALL_TARGET_KEYS} & further.keys())
+        known = sorted({"total", *TARGET_KEYS} & further.keys())
         checks.require(not known, f"further names {known}; alpha weighs semantic and beta region")
         checks.not_negative(alpha=alpha, beta=beta)
         checks.not_negative(**further)
@@ -107,16 +93,14 @@ class FusionLoss(nn.Module):
         self.task_weights = {"semantic": alpha, "region": beta, **further}
         self.register_buffer("region_weights", region_weights)
 
-    def forward(
-        self, outputs: Tensors, batch: Tensors, normalisers: Tensors | None = None
-    ) -> Tensors:
-        parts, whole = {}, normalisers or dict.fromkeys(outputs)
+    def forward(self, outputs: Tensors, batch: Tensors, whole: Tensors | None = None) -> Tensors:
+        parts, count = {}, whole or dict.fromkeys(outputs)
         for task, logits in outputs.items():
             target, weight = self._target(task, batch)
             if task == "affinity":
-                parts[task] = affinity_cross_entropy(logits, target, whole[task])
+                parts[task] = affinity_cross_entropy(logits, target, count[task])
             else:
-                parts[task] = pixel_cross_entropy(logits, target, weight, whole[task])
+                parts[task] = pixel_cross_entropy(logits, target, weight, count[task])
         return {"total": self.total(parts), **parts}
 
     def total(self, parts: Tensors) -> Tensor:
@@ -125,17 +109,16 @@ class FusionLoss(nn.Module):
         terms = [task_weights.get(task, 1.0) * part for task, part in parts.items()]
         return sum(terms[1:], terms[0])
 
-    def normalisers(self, tasks: Iterable[str], batch: Tensors) -> Tensors:
+    def normalisers(self, outputs: Tensors, batch: Tensors) -> Tensors:
         """What the sum over the pixels is divided by, {task: ()}: how many, or their weights' sum.
 
-        The losses of the pieces of a batch, each divided by the whole batch's normalisers, add up
-        to the loss of the whole. The mean of the pieces' own means does not, unless all have
-        equally many valid pixels.
+        Only the losses of a batch's pieces that are each divided by the whole batch's normalisers
+        add up to its loss; the pieces' own means do not, unless all have equally many valid pixels.
         """
-        return {task: pixel_normaliser(*self._target(task, batch)) for task in tasks}
+        return {task: pixel_normaliser(*self._target(task, batch)) for task in outputs}
 
     def _target(self, task: str, batch: Tensors) -> tuple[Tensor, Tensor | None]:
-        key = target_key(task)
+        key = TARGET_KEYS.get(task, task)
         checks.require(task != "total", "a task is called 'total', as the sum of all is; rename it")
         message = f"batch has {sorted(batch)}; task {task!r} expects its target as {key!r}"
         checks.require(key in batch, message)

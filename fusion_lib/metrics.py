@@ -9,8 +9,6 @@ Maps are (H, W); one that is not of integers is a TypeError, another shape, labe
 below -1 a ValueError.
 """
 
-from collections.abc import Collection
-
 import numpy as np
 import scipy  # its parts are loaded when they are first used
 import torch
@@ -23,15 +21,12 @@ from fusion_lib.targets import boundary_mask
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """Pixel counts, (C, C) int64: row is the true class (not void, 255), column the predicted one.
     A label outside 0..C-1, a predicted 255 too, is a ValueError, and so is C above 254."""
-    most = "at most 254: 255 is void"
-    checks.expect(num_classes < SEMANTIC_VOID, "num_classes", num_classes, most)
+    checks.expect(num_classes < 255, "num_classes", num_classes, "at most 254: 255 is void")
     truth, prediction = checks.integer_maps(truth=truth, prediction=prediction)
+    checks.classes("truth", truth, num_classes)
     valid = truth != SEMANTIC_VOID
     truth, prediction = truth[valid], prediction[valid]
-    for name, labels in {"truth": truth, "prediction": prediction}.items():
-        if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
-            found = f"{name} holds {labels.min()}..{labels.max()}"
-            raise ValueError(f"{found}; expected 0..{num_classes - 1}")
+    checks.classes("prediction", prediction, num_classes, void=None)
     pairs = num_classes * truth.astype(np.int64) + prediction.astype(np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -44,8 +39,7 @@ def semantic_scores(confusion: np.ndarray) -> dict:
     """
     right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        iou = right / (true + predicted - right)
-        recall = right / true
+        iou, recall = right / (true + predicted - right), right / true
     return {
         "pixel_accuracy": float(right.sum() / max(confusion.sum(), 1)),
         "class_accuracy": float(np.nanmean(recall)) if (true > 0).any() else float("nan"),
@@ -59,26 +53,21 @@ def contingency(truth: np.ndarray, prediction: np.ndarray) -> scipy.sparse.csr_m
     predicted one (columns)."""
     truth, prediction = _partitions(truth, prediction)
     valid = truth != REGION_VOID
-    rows, columns = truth[valid], checks.compact(prediction[valid])
-    size = rows.max(initial=-1) + 1, columns.max(initial=-1) + 1
-    found = columns >= 0
-    pairs = rows[found], columns[found]
-    return scipy.sparse.coo_matrix((np.ones(found.sum()), pairs), size).tocsr()
+    rows, columns = truth[valid], checks.compact(prediction[valid]) + 1  # 0: missed
+    size = rows.max(initial=-1) + 1, columns.max(initial=0) + 1
+    return scipy.sparse.coo_matrix((np.ones(rows.size), (rows, columns)), size).tocsr()[:, 1:]
 
 
 def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Segmentation covering: sum_g |g| max_s IoU(g, s) / N over the true regions g (Arbelaez et al.
     2011, eq. 8). 1 for equal partitions, NaN where all pixels are void."""
     truth, prediction = _partitions(truth, prediction)
-    valid = truth != REGION_VOID
-    if not valid.any():
-        return float("nan")
     pairs = contingency(truth, prediction).tocoo()
-    true, predicted = np.bincount(truth[valid]), np.asarray(pairs.sum(0)).ravel()
-    iou = pairs.data / (true[pairs.row] + predicted[pairs.col] - pairs.data)
+    true, predicted = np.bincount(truth[truth != REGION_VOID]), np.asarray(pairs.sum(0)).ravel()
     best = np.zeros(true.size)
-    np.maximum.at(best, pairs.row, iou)
-    return float((true * best).sum() / true.sum())
+    union = true[pairs.row] + predicted[pairs.col] - pairs.data
+    np.maximum.at(best, pairs.row, pairs.data / union)
+    return float((true * best).sum() / true.sum()) if true.size else float("nan")
 
 
 def partition_scores(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0) -> dict:
@@ -86,27 +75,24 @@ def partition_scores(truth: np.ndarray, prediction: np.ndarray, tolerance: float
 
     A missed pixel is in no segment for the covering, a segment of its own for the two after it, and
     has no boundary. Where neither map joins any two pixels, they agree: the Rand error is 0. All
-    scores are NaN where all pixels are void.
-
-    Args: truth, void -1; prediction, missed pixels below 0; tolerance, see `boundary_f`.
+    scores are NaN where all pixels are void. For `tolerance` see `boundary_f`.
     """
     from skimage.metrics import adapted_rand_error, variation_of_information
 
     truth, prediction = _partitions(truth, prediction)
     valid = truth != REGION_VOID
-    scores = {"covering": covering(truth, prediction)}
+    names = ("covering", "variation_of_information", "adapted_rand_error", "boundary_f")
     if not valid.any():
-        names = ("variation_of_information", "adapted_rand_error", "boundary_f")
-        return scores | dict.fromkeys(names, float("nan"))
+        return dict.fromkeys(names, float("nan"))
     true, predicted = truth[valid], prediction[valid]
     missed = predicted < 0
     predicted[missed] = prediction.max() + 1 + np.arange(missed.sum())
-    scores["variation_of_information"] = float(sum(variation_of_information(true, predicted)))
+    information = float(sum(variation_of_information(true, predicted)))
     # skimage treats label 0 as background unless told otherwise; our ids start at 0.
     with np.errstate(invalid="ignore", divide="ignore"):
-        rand_error, _, _ = adapted_rand_error(true, predicted, ignore_labels=())
-    scores["adapted_rand_error"] = 0.0 if np.isnan(rand_error) else float(rand_error)
-    return scores | {"boundary_f": boundary_f(truth, prediction, tolerance)}
+        rand_error = float(np.nan_to_num(adapted_rand_error(true, predicted, ignore_labels=())[0]))
+    outlines = boundary_f(truth, prediction, tolerance)
+    return dict(zip(names, (covering(truth, prediction), information, rand_error, outlines)))
 
 
 def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0) -> float:
@@ -115,8 +101,7 @@ def boundary_f(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0
     agree (1); one with and one without do not (0)."""
     checks.not_negative(tolerance=tolerance)
     truth, prediction = _partitions(truth, prediction)
-    prediction = np.where(truth == REGION_VOID, REGION_VOID, prediction)
-    masks = [boundary_mask(truth), boundary_mask(prediction)]
+    masks = boundary_mask(truth), boundary_mask(np.where(truth == REGION_VOID, truth, prediction))
     if not masks[0].any() or not masks[1].any():
         return float(masks[0].any() == masks[1].any())
     near = [scipy.ndimage.distance_transform_edt(~mask) <= tolerance for mask in masks]
@@ -134,17 +119,16 @@ class PanopticQuality:
     Args: things and stuff, the ids of the classes of either kind, each once (else a ValueError).
     """
 
-    def __init__(self, things: Collection[int], stuff: Collection[int]):
+    def __init__(self, things, stuff):
         from torchmetrics.detection import PanopticQuality
 
         self.things, self.stuff = sorted(things), sorted(stuff)
-        self._known = [*self.things, *self.stuff]
-        once = self._known and len(set(self._known)) == len(self._known)
-        fit = once and min(self._known) >= 0 and SEMANTIC_VOID not in self._known
+        known = self._known = [*self.things, *self.stuff]
+        fit = min(known, default=-1) >= 0 and len({*known, SEMANTIC_VOID}) > len(known)
         message = f"things is {self.things} and stuff {self.stuff}; expected classes, each once"
         checks.require(fit, f"{message}, none below 0 and not 255, which is void")
         # torchmetrics takes void predictions off the truth: missed pixels are a class of their own
-        self._missed = max(*self._known, SEMANTIC_VOID) + 1
+        self._missed = max(*known, SEMANTIC_VOID) + 1
         self._metric = PanopticQuality({*self.things}, {*self.stuff, self._missed})
 
     def update(self, true_semantic, true_region, semantic, region) -> None:
@@ -154,8 +138,11 @@ class PanopticQuality:
         true_semantic, true_region, semantic, region = maps
         void = true_semantic == SEMANTIC_VOID
         missed = (semantic < 0) | (semantic == SEMANTIC_VOID) | (region < 0)
-        self._check("true_semantic", true_semantic[~void])
-        self._check("semantic", semantic[~missed])
+        named = {"true_semantic": true_semantic[~void], "semantic": semantic[~missed]}
+        for name, classes in named.items():
+            unknown = np.setdiff1d(classes, self._known).tolist()
+            known = f"the things {self.things} and the stuff {self.stuff}, or void {SEMANTIC_VOID}"
+            checks.require(not unknown, f"{name} holds {unknown}; expected classes among {known}")
         void |= np.isin(true_semantic, self.things) & (true_region < 0)
         true_semantic = np.where(void, SEMANTIC_VOID, true_semantic.astype(np.int64))
         semantic = np.where(missed, self._missed, semantic.astype(np.int64))
@@ -167,27 +154,16 @@ class PanopticQuality:
         """Mean over the classes seen, in [0, 1]; NaN if all pixels are void."""
         return float(self._metric.compute())
 
-    def _check(self, name: str, classes: np.ndarray) -> None:
-        if len(unknown := np.setdiff1d(classes, self._known)):
-            known = f"the things {self.things} and the stuff {self.stuff}, or void {SEMANTIC_VOID}"
-            raise ValueError(f"{name} holds {unknown.tolist()}; expected classes among {known}")
 
-
-def delta_m(scores: dict, baselines: dict, lower_is_better: tuple = ()) -> float:
-    """Mean relative gain over single-task baselines (Maninis et al. 2019).
-
-    mean_t (-1)^{l_t} (M_t - B_t) / B_t, with scores M and baselines B of the same keys, and l_t = 1
-    for the metrics in `lower_is_better`, else 0.
-    """
+def delta_m(scores: dict, baselines: dict) -> float:
+    """Mean relative gain over single-task baselines, mean_t (M_t - B_t) / B_t (Maninis et al. 2019,
+    for metrics of which more is better), with scores M and baselines B of the same keys."""
     keys = f"scores has keys {sorted(scores)} and baselines {sorted(baselines)}"
     checks.require(scores.keys() == baselines.keys(), f"{keys}; expected the same")
-    signs = {name: -1 if name in lower_is_better else 1 for name in scores}
-    return float(np.mean([signs[n] * (scores[n] - baselines[n]) / baselines[n] for n in scores]))
+    return float(np.mean([(scores[n] - baselines[n]) / baselines[n] for n in scores]))
 
 
 def _partitions(truth, prediction) -> tuple[np.ndarray, np.ndarray]:
     """Both maps with ids from 0 without gaps, and -1 for void and for missed pixels."""
     truth, prediction = checks.integer_maps(truth=truth, prediction=prediction)
-    lowest = truth.min(initial=0)
-    checks.require(lowest >= REGION_VOID, f"truth holds {lowest}; expected ids from 0, or void -1")
-    return checks.compact(truth), checks.compact(prediction)
+    return checks.compact(checks.label_map("truth", truth)), checks.compact(prediction)

@@ -19,7 +19,11 @@ def predict(model: nn.Module, image: Tensor, size: tuple[int, int] | None = None
     Returns: {task: (C, H, W) float32 log-softmax}; of affinities, (K, H, W), the log-sigmoid.
     Raises: TypeError, ValueError, image is of another type or shape, or not in [0, 1].
     """
-    _check(image)
+    if not isinstance(image, Tensor):
+        raise TypeError(f"image is of {type(image).__name__}; expected a tensor, (3, H, W)")
+    fit = image.ndim == 3 and len(image) == 3 and image.numel()
+    checks.shapes(fit, "(3, H, W): one picture, channels first", image=image)
+    checked_image(image)
     model.eval()
     device = next(model.parameters()).device
     image = v2.functional.to_dtype(image, torch.float32, scale=True)
@@ -32,12 +36,3 @@ def predict(model: nn.Module, image: Tensor, size: tuple[int, int] | None = None
         log_probabilities = F.logsigmoid(logits) if task == "affinity" else logits.log_softmax(1)
         outputs[task] = log_probabilities[0].float().cpu().numpy()
     return outputs
-
-
-def _check(image: Tensor) -> None:
-    kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
-    if kind != torch.uint8 and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
-        raise TypeError(f"image is of {kind}; expected a tensor of uint8, or of floats in [0, 1]")
-    fit = image.ndim == 3 and len(image) == 3 and image.numel()
-    checks.shapes(fit, "(3, H, W): one picture, channels first", image=image)
-    checked_image(image)

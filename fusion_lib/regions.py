@@ -9,10 +9,10 @@ from fusion_lib.targets import BOUNDARY, CORE, RIM
 
 
 def class_edges(probabilities: np.ndarray) -> np.ndarray:
-    """How likely a pixel and one of its 4-neighbours differ in class.
+    """How likely a pixel and one of its 4-neighbours differ in class, (H, W) float in [0, 1].
 
     e_i = max_j 1 - sum_c q_i[c] q_j[c], over the 4-neighbours j of pixel i, with the probabilities
-    q, (C, H, W) float, the softmax of the semantic logits; (H, W) float in [0, 1].
+    q, (C, H, W) float, the softmax of the semantic logits.
     """
     edges = np.zeros(probabilities.shape[1:])
     for offset in ((1, 0), (0, 1)):
@@ -33,19 +33,13 @@ def decode_regions(
     """Turn boundary, rim and core probabilities into a region map.
 
     Smoothed core probability above a threshold gives seeds; they grow over the elevation p_boundary
-    + p_rim / 2, see `flood`.
+    + p_rim / 2, see `flood`. A border between two classes is a border between two regions: with the
+    semantic probabilities, the class edges e (see `class_edges`) help to find it. Then p_core is
+    multiplied by (1 - e)^w, and w e is added to the elevation.
 
-    A border between two classes is a border between two regions. With the semantic probabilities,
-    the class edges e (see `class_edges`) help to find it: p_core is multiplied by (1 - e)^w, and
-    w e is added to the elevation.
-
-    Args:
-        probabilities: (3, H, W) float, softmax over boundary, rim, core.
-        smoothing: standard deviation of the Gaussian on the core probability, in pixels.
-        threshold: core probability above which a pixel is a seed.
-        semantic: (C, H, W) float, softmax of the semantic logits; None leaves them out.
-        edge_weight: w, how much the class edges count.
-
+    Args: probabilities (3, H, W) float, softmax over boundary, rim, core; smoothing, the standard
+        deviation of a Gaussian in pixels; threshold, above which a core probability is a seed;
+        semantic (C, H, W) float, softmax of the semantic logits; edge_weight, w.
     Returns: (H, W) int64, ids 0..R-1, no void.
     Raises: ValueError, a wrong shape, no probability, a number that is negative or not finite.
     """
@@ -68,32 +62,30 @@ def flood(elevation: np.ndarray, seeds: np.ndarray) -> np.ndarray:
 
 
 def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0) -> np.ndarray:
-    """A class for each pixel, decided together with the rest of its region.
+    """A class for each pixel, (H, W) int64, decided together with the rest of its region.
 
     Pixel i of region r takes the class with the highest (1 - w) log q_i + w mean_{j in r} log q_j.
     With w = 1 all pixels of a region agree, on the class with the highest summed log-probability;
     with w = 0 each decides alone.
 
     Args: log_probabilities (C, H, W) float, log-softmax of the semantic logits; region (H, W),
-        integer ids, any from 0; weight w, how much the region counts, in [0, 1].
-    Returns: (H, W) int64.
-    Raises: TypeError, region holds no integers; ValueError, the sizes differ, an id is negative, a
-        logarithm is NaN or above 0, or weight is not in [0, 1].
+        integer ids from 0 (else a TypeError); weight w in [0, 1].
+    Raises: ValueError, the sizes differ, an id is negative, weight out of range, a logarithm is NaN
+        or above 0.
     """
     region = checks.integers("region", region)
     shapes = {"log_probabilities": log_probabilities, "region": region}
     checks.shapes(log_probabilities.shape[1:] == region.shape, "(C, H, W) and (H, W)", **shapes)
     lowest = region.min(initial=0)
     checks.require(lowest >= 0, f"region holds {lowest}; expected ids from 0")
-    if not (log_probabilities <= 1e-6).all():
-        found = f"log_probabilities holds {log_probabilities.min()}..{log_probabilities.max()}"
-        raise ValueError(f"{found}; expected logarithms, such as the log-softmax of logits")
-    expected = "0 (each pixel alone) to 1 (the region alone)"
+    highest = log_probabilities.max(initial=-np.inf)  # NaN if one is
+    expected = "expected logarithms, such as the log-softmax of logits"
+    checks.require(highest <= 1e-6, f"log_probabilities holds {highest}; {expected}")
+    expected = "0 (each pixel alone) to 1 (region alone)"
     checks.expect(0 <= weight <= 1, "weight", weight, expected)
     region = checks.compact(region)
     flat = region.ravel()
-    sums = np.stack([np.bincount(flat, channel.ravel()) for channel in log_probabilities])
-    means = sums / np.bincount(flat)
+    means = np.stack([np.bincount(flat, q.ravel()) for q in log_probabilities]) / np.bincount(flat)
     shares = ((1 - weight, log_probabilities), (weight, means[:, region]))
     terms = [share * term for share, term in shares if share]  # 0 * log 0 would be no number
     return sum(terms[1:], terms[0]).argmax(0).astype(np.int64)
@@ -105,11 +97,10 @@ def has_regions(tasks) -> bool:
 
 
 def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
-    """The region map of one picture, from whichever region head the model has.
+    """The region map of one picture, (H, W) int64, ids 0..R-1, from whichever head the model has.
 
     Args: "region" (3, H, W) or "affinity" (K, H, W) of `prediction.predict`, and "semantic" for an
         edge weight; and the arguments of `decode_regions` or `affinities.decode_affinities`.
-    Returns: (H, W) int64, ids 0..R-1.
     """
     semantic = np.exp(log_probabilities["semantic"]) if decoding.get("edge_weight") else None
     if "affinity" in log_probabilities:
@@ -120,8 +111,6 @@ def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
 
 def fuse(log_probabilities: dict, vote_weight: float, **decoding) -> tuple[np.ndarray, np.ndarray]:
     """What a fused model predicts for one picture: semantic map and region map, each (H, W) int64.
-
-    Args: as `decode`, with "semantic", (C, H, W), and the weight of `vote`.
-    """
+    Args: as `decode`, with "semantic", (C, H, W), and the weight of `vote`."""
     regions = decode(log_probabilities, **decoding)
     return vote(log_probabilities["semantic"], regions, vote_weight), regions

@@ -1,13 +1,12 @@
-"""The training loop. It is plain PyTorch and meant to be read.
+"""The training loop, plain PyTorch, meant to be read.
 
-Every epoch starts from a seed of its own. With the random states kept by `states.Run`, a run
-that was killed at any moment goes on exactly as if nothing had happened.
+Every epoch starts from a seed of its own. With the random states kept by `states.Run`, a run that
+was killed at any moment goes on exactly as if nothing had happened.
 """
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from operator import length_hint
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, DistributedSampler
 
+from fusion_lib import checks
 from fusion_lib.engine import devices, guards, memory, processes
 from fusion_lib.engine.fingerprints import fingerprint
 from fusion_lib.engine.states import Run
-from fusion_lib.losses import FusionLoss, target_key
+from fusion_lib.losses import TARGET_KEYS, FusionLoss
 from fusion_lib.models import parameter_groups
 from fusion_lib.scenes import SEMANTIC_VOID
 from fusion_lib.weighting import PlainSum
@@ -66,22 +66,19 @@ def train(
     AdamW with a one-cycle learning rate (Smith & Topin 2018), gradients clipped to a norm. The best
     epoch is the one with the highest mean over the tasks of the mIoU of their pixel classes on
     `val_loader`. Whatever ends the call, the model is left in evaluation mode with the weights of
-    the best epoch (before the first is done, those of the last state: at the start, every
-    `save_every` batches, and when interrupted); an exception has the history so far as its
-    attribute `history`.
+    the best epoch (before the first is done, those of the last state, see `states.Run`), and an
+    exception has the history so far as its attribute `history`.
 
     Where several processes have joined (`processes.start`), each calls this with its share of the
     pictures, and all take the same steps. A batch that a GPU has no memory for is computed in
     pieces, see `memory.Pieces`.
 
     Args:
-        model: maps images to {task: logits}.
-        loss: maps outputs and batch to {"total": ..., task: ...}.
+        model, loss: of images, {task: logits}; of these and a batch, {"total": ..., task: ...}.
         train_loader, val_loader: yield {"image": float (N, 3, H, W), "semantic": ...,
             "region_target": ...}. With several processes the train_loader has a
             `DistributedSampler`, and no picture is in two val_loaders.
-        epochs: length of the whole run; the learning rate's cycle ends there.
-        learning_rate: the highest of the cycle.
+        epochs, learning_rate: length of the whole run, and the highest rate of its one cycle.
         seed: decides shuffling and augmentation; the initial weights are the caller's.
         folder: where to keep the state, and `best.safetensors`; see `states.Run`. A run found
             there is resumed, if it has the same settings and the same data.
@@ -89,17 +86,13 @@ def train(
             of `loss`. With another one the run cannot be resumed, so `folder` must be None.
         options: the fields of `Options`.
 
-    Returns:
-        One dict an epoch: "epoch", "learning_rate", "seconds", "memory_mib" (highest in use so
-        far), "train_total", "train_<task>", "val_total", "val_<task>", "val_miou_<task>",
-        "val_score", and what the weighting remembers.
-
-    Raises:
-        FloatingPointError: a loss or a gradient is not finite; names task, epoch, batch and
-            picture, and keeps a training batch in `folder`. No step is taken on it.
-        KeyboardInterrupt: after the step that the interrupt came in; the state is written.
-        ValueError, OSError, RuntimeError: see `states.Run.kept`; or nothing is to be done, `folder`
-            and `weighting` are both given, several processes share no sampler, or the GPU is gone.
+    Returns: one dict an epoch: "epoch", "learning_rate", "seconds", "memory_mib" (highest in use so
+        far), "train_total", "train_<task>", what `validate` returns, what the weighting remembers.
+    Raises: FloatingPointError, a loss or a gradient is not finite; names task, epoch, batch and
+        picture, and keeps a training batch in `folder`; no step is taken on it. KeyboardInterrupt,
+        after the step that the interrupt came in; the state is written. ValueError, OSError,
+        RuntimeError, see `states.Run.kept`; or nothing is to be done, `folder` and `weighting` are
+        both given, several processes share no sampler, or the GPU is gone.
     """
     chosen = Options(**{name: _plain(value) for name, value in options.items()})
     epochs, learning_rate, seed = map(_plain, (epochs, learning_rate, seed))
@@ -137,7 +130,7 @@ def train(
                 scaler.step(optimizer)
                 scaler.update()
                 schedule.step()
-                weighting.after_step(partial(_losses, model, loss, batch))
+                weighting.after_step(model, loss, batch)
                 run.losses.append(parts)
                 if interrupts.asked or (number + 1) % chosen.save_every == 0:
                     finite.look()
@@ -158,34 +151,24 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def _check(weighting, folder, train_loader, val_loader, epochs: int, stop_after: int | None):
+    pictures = length_hint(val_loader, 1)  # a loader that cannot tell is taken as it is
+    checks.require(pictures, "val_loader has 0 batches; expected at least one")
+    told = "folder and weighting are both given; a run with a weighting cannot be resumed"
+    checks.require(folder is None or weighting is None, f"{told}, leave one out")
     count, batches = processes.rank_and_count()[1], len(train_loader)
-    if not length_hint(val_loader, 1):  # one that cannot tell is taken as it is
-        raise ValueError("val_loader has 0 batches; expected at least one")
-    if folder is not None and weighting is not None:
-        advice = "a run with a weighting cannot be resumed, leave one out"
-        raise ValueError(f"folder and weighting are both given; {advice}")
-    if epochs < 1 or (stop_after is not None and stop_after < 1) or not batches:
-        told = (
-            f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {batches} batches"
-        )
-        raise ValueError(f"{told}; expected at least one of each")
-    if count > 1 and not isinstance(getattr(train_loader, "sampler", None), DistributedSampler):
+    told = f"epochs is {epochs}, stop_after {stop_after}, and train_loader has {batches} batches"
+    least = min(epochs, batches, epochs if stop_after is None else stop_after)
+    checks.require(least >= 1, f"{told}; expected at least one of each")
+    if count > 1:
+        shared = isinstance(getattr(train_loader, "sampler", None), DistributedSampler)
         told = f"there are {count} processes, and train_loader has no DistributedSampler"
-        raise ValueError(
-            f"{told}; each would train on every picture. Build it with recipes.loaders"
-        )
-    if count > 1 and weighting is not None:
-        told = f"weighting is {type(weighting).__name__}; several processes expect the plain sum"
-        raise ValueError(f"{told}, leave it out")
+        checks.require(shared, f"{told}: each would see all pictures; use recipes.loaders")
+        checks.expect(weighting is None, "weighting", weighting, "none with several processes")
 
 
 def _plain(value: Any) -> Any:
     """A number of NumPy or torch as one of Python, which every state can hold and give back."""
     return value.item() if isinstance(value, (np.generic, Tensor)) else value
-
-
-def _losses(model: nn.Module, loss: FusionLoss, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return loss(model(batch["image"]), batch)
 
 
 def _optimizer(model, weighting: PlainSum, learning_rate: float, steps: int, options: Options):
@@ -201,10 +184,9 @@ def _optimizer(model, weighting: PlainSum, learning_rate: float, steps: int, opt
 def _settings(options: Options, loss: FusionLoss, train_loader, val_loader) -> dict[str, Any]:
     """What decides a run's result, besides its main arguments and the initial weights."""
     size = getattr(train_loader, "batch_size", None)
-    decisive = ("weight_decay", "gradient_clip", "encoder_factor")
     return {
         "train_batch_size": size and size * processes.rank_and_count()[1],
-        **{name: getattr(options, name) for name in decisive},
+        **{n: getattr(options, n) for n in ("weight_decay", "gradient_clip", "encoder_factor")},
         "task_weights": {str(t): _plain(weight) for t, weight in loss.task_weights.items()},
         "class_weights": {name: buffer.tolist() for name, buffer in loss.named_buffers()},
         **fingerprint("train", train_loader, seed_everything),
@@ -213,12 +195,10 @@ def _settings(options: Options, loss: FusionLoss, train_loader, val_loader) -> d
 
 
 @torch.no_grad()
-def validate(
-    model: nn.Module, loss: FusionLoss, loader: DataLoader, device: torch.device
-) -> dict[str, float]:
-    """Mean loss and mIoU of each task's pixel classes (macro over the classes present), and the
-    mean mIoU of the tasks with labels as "val_score", over a loader's pictures (of all
-    processes). ValueError: no task has any."""
+def validate(model: nn.Module, loss: FusionLoss, loader: DataLoader, device: torch.device) -> dict:
+    """Over a loader's pictures (of all processes): mean losses, "val_total" and "val_<task>"; mIoU
+    of each task's pixel classes, macro over those present, "val_miou_<task>"; and "val_score", its
+    mean over the tasks with labels. ValueError: no task has any."""
     from torchmetrics.classification import MulticlassJaccardIndex
 
     processes.share_buffers(model)
@@ -232,25 +212,19 @@ def validate(
         for task, logits in outputs.items():
             both = torch.stack([parts[task] * normalisers[task], normalisers[task]])
             sums[task] = sums.get(task, 0.0) + both.to(_exact(device))
-            # every channel of affinities decides between other region (0) and same (1)
-            binary = task == "affinity"
-            guess = (logits > 0).long() if binary else logits.argmax(1)
-            if task not in scores:
-                classes = 2 if binary else logits.shape[1]
-                metric = MulticlassJaccardIndex(classes, ignore_index=SEMANTIC_VOID)
-                scores[task] = metric.to(device)
-            scores[task].update(guess, batch[target_key(task)])
+            if task == "affinity":  # each channel decides between other region (0) and same (1)
+                logits = torch.stack([-logits, logits], 1)
+            metric = MulticlassJaccardIndex(logits.shape[1], ignore_index=SEMANTIC_VOID).to(device)
+            scores.setdefault(task, metric).update(logits, batch[TARGET_KEYS.get(task, task)])
     totals = {task: processes.add_up(both) for task, both in sums.items()}
     means = {task: total / number.clamp(min=1e-12) for task, (total, number) in totals.items()}
     losses = {"total": loss.total(means), **means}
-    found = {f"val_{name}": value.item() for name, value in losses.items()}
-    mious = {task: metric.compute().item() for task, metric in scores.items()}
+    mious = {f"val_miou_{task}": metric.compute().item() for task, metric in scores.items()}
     known = [miou for miou in mious.values() if miou == miou]  # NaN: no pixel has a label
-    if not known:
-        told = f"val_loader has no labelled pixel for any of the tasks {list(mious)}"
-        raise ValueError(f"{told}; expected some for one of them at least")
-    found |= {f"val_miou_{task}": miou for task, miou in mious.items()}
-    return {**found, "val_score": sum(known) / len(known)}
+    told = f"val_loader has no labelled pixel for any of the tasks {list(scores)}"
+    checks.require(known, f"{told}; expected some for one of them at least")
+    found = {f"val_{name}": value.item() for name, value in losses.items()}
+    return {**found, **mious, "val_score": sum(known) / len(known)}
 
 
 def _exact(device: torch.device) -> torch.dtype:
@@ -259,8 +233,7 @@ def _exact(device: torch.device) -> torch.dtype:
 
 def _means(losses: list[dict], device: torch.device) -> dict[str, float]:
     """{"train_<part>": mean over an epoch's batches, of all processes}."""
-    sums = torch.stack(
-        [sum(batch[name].to(device, _exact(device)) for batch in losses) for name in losses[0]]
-    )
-    means = processes.add_up(sums) / (len(losses) * processes.rank_and_count()[1])
+    count = processes.rank_and_count()[1]
+    rows = [torch.stack([*parts.values()]).to(device, _exact(device)) for parts in losses]
+    means = processes.add_up(sum(rows[1:], rows[0])) / (len(losses) * count)
     return {f"train_{name}": mean for name, mean in zip(losses[0], means.tolist())}

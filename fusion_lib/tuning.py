@@ -45,13 +45,11 @@ def tune_decoding(model, dataset, size=None, joint: bool = True) -> dict:
     samples = _samples(dataset)
     predicted = [predict(model, sample["image"], size) for sample in samples]
     tasks = list(predicted[0])
-    expected = "expected the region task among them"
-    checks.require(has_regions(tasks), f"model has the tasks {tasks}; {expected}")
-    grid = dict(DECODINGS["affinity" if "affinity" in tasks else "region"])
+    checks.require(has_regions(tasks), f"model has the tasks {tasks}; expected the region task too")
+    grid = DECODINGS["affinity" if "affinity" in tasks else "region"]
+    grid = grid | ({} if joint else {"edge_weight": (0.0,)})
     if "semantic" not in tasks:
         del grid["edge_weight"]
-    elif not joint:
-        grid["edge_weight"] = (0.0,)
 
     def mean_covering(**decoding) -> float:
         pairs = [(s["region"], decode(p, **decoding)) for s, p in zip(samples, predicted)]
@@ -60,13 +58,13 @@ def tune_decoding(model, dataset, size=None, joint: bool = True) -> dict:
     best = best_of(grid, mean_covering)
     if "semantic" not in tasks:
         return best
-    decoded = [decode(p, **best) for p in predicted]
+    decoded, classes = [decode(p, **best) for p in predicted], len(predicted[0]["semantic"])
+    truth = np.concatenate([np.ravel(sample["semantic"]) for sample in samples])
 
     def miou(vote_weight: float) -> float:
-        classes = len(predicted[0]["semantic"])
-        voted = [vote(p["semantic"], region, vote_weight) for p, region in zip(predicted, decoded)]
-        pairs = [(sample["semantic"], labels, classes) for sample, labels in zip(samples, voted)]
-        confusion = np.sum([metrics.confusion_matrix(*pair) for pair in pairs], axis=0)
+        pairs = zip(predicted, decoded)
+        voted = [vote(p["semantic"], region, vote_weight).ravel() for p, region in pairs]
+        confusion = metrics.confusion_matrix(truth, np.concatenate(voted), classes)
         return metrics.semantic_scores(confusion)["miou"]
 
     return best | best_of({"vote_weight": VOTE_WEIGHTS if joint else (1.0,)}, miou)

@@ -6,7 +6,6 @@ plain sum see the losses as they are, without alpha and beta.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +26,8 @@ class PlainSum:
         """Fill all gradients from {"total": (), task: ()}; `scale` is the precision's scaler."""
         scale(parts["total"]).backward()
 
-    def after_step(self, parts: Callable[..., dict[str, Tensor]]) -> None:
-        """After each step of the optimizer; `parts()` computes the same batch's losses again."""
+    def after_step(self, model: nn.Module, loss: Callable, batch: dict[str, Tensor]) -> None:
+        """After each step of the optimizer, with the batch that it was for."""
 
     def end_epoch(self) -> dict[str, float]:
         """After each epoch; what it returns goes into the history."""
@@ -38,7 +37,7 @@ class PlainSum:
 class LossWeighting(PlainSum):
     """Weigh the tasks' losses by a scalarizer of torchjd."""
 
-    def __init__(self, scalarizer: Any):
+    def __init__(self, scalarizer):
         self.scalarizer = scalarizer
 
     def learned(self, device):
@@ -49,9 +48,9 @@ class LossWeighting(PlainSum):
         scale(self.scalarizer(_both(parts))).backward()
 
     @torch.no_grad()
-    def after_step(self, parts):
+    def after_step(self, model, loss, batch):
         if hasattr(self.scalarizer, "update"):  # FAMO weighs by what the step has changed
-            self.scalarizer.update(_both(parts()))
+            self.scalarizer.update(_both(loss(model(batch["image"]), batch)))
 
     def end_epoch(self):
         if hasattr(self.scalarizer, "step"):  # the dynamic weight average compares epochs
@@ -63,11 +62,8 @@ class Uncertainty(PlainSum):
     """sum_i exp(-s_i) L_i + s_i / 2 with learned s_i = log sigma_i^2, from 0 (Kendall et al. 2018,
     eq. 10, for cross entropies). At the minimum over s_i the weight exp(-s_i) is 1 / (2 L_i)."""
 
-    def __init__(self):
-        self.log_variance = torch.zeros(2)
-
     def learned(self, device):
-        self.log_variance = self.log_variance.to(device).requires_grad_()
+        self.log_variance = torch.zeros(2, device=device, requires_grad=True)
         return [self.log_variance]
 
     def backward(self, parts, model, scale):
@@ -97,11 +93,10 @@ class GradientWeighting(PlainSum):
         rows = (torch.autograd.grad(scale(p), shared, retain_graph=True) for p in _both(parts))
         jacobian = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
         gramian = jacobian @ jacobian.T / scale(torch.ones((), device=jacobian.device)) ** 2
+        weights = torch.ones_like(gramian[0])  # for an overflow, whose step the scaler skips
         if gramian.isfinite().all():
             self.gramians.append(gramian)
             weights = self.method(gramian)
-        else:  # half precision overflowed: the scaler will see it too, and skip this step
-            weights = torch.ones_like(gramian[0])
         not_own = set(map(id, shared))
         own = [p for p in model.parameters() if p.requires_grad and id(p) not in not_own]
         scale(parts["total"]).backward(inputs=own)
@@ -125,10 +120,8 @@ GRADIENTS |= {"Aligned-MTL": "AlignedMTL", "IMTL-G": "IMTLG", "DualProj": "DualP
 
 
 def choose(name: str) -> PlainSum:
-    """The method of that name, ready for a run of two tasks.
-
-    Raises: ValueError, there is no such method; ModuleNotFoundError, torchjd is not installed.
-    """
+    """The method of that name (else a ValueError), ready for a run of two tasks. All but the first
+    two need torchjd (else a ModuleNotFoundError)."""
     written_out = {"sum": PlainSum, "uncertainty": Uncertainty}
     if name in written_out:
         return written_out[name]()

@@ -14,7 +14,7 @@ from fusion_lib import evaluation, plots, training, weighting
 from fusion_lib.engine import checkpoints
 from fusion_lib.lab import changes, measures, recipes
 from fusion_lib.lab.changes import Changed
-from fusion_lib.losses import FusionLoss, pixel_cross_entropy, target_key
+from fusion_lib.losses import FusionLoss, pixel_cross_entropy
 from fusion_lib.models import FusionModel, TwoNetworks
 from fusion_lib.regions import has_regions
 
@@ -196,15 +196,6 @@ def test_a_further_task_is_weighed_by_one_or_as_told(further, weight):
     )
     expected = 0.3 * parts["semantic"] + 0.7 * parts["region"] + weight * plain
     torch.testing.assert_close(parts["total"], expected)
-
-
-def test_where_a_batch_keeps_targets():
-    assert [target_key(task) for task in ("semantic", "region", "affinity", "surfaces")] == [
-        "semantic",
-        "region_target",
-        "affinity_target",
-        "surfaces",
-    ]
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])

@@ -53,7 +53,11 @@ def test_floats_are_taken_as_they_are(dtype):
         (torch.rand(4, 8, 8), ValueError, r"image has shape \(4, 8, 8\); expected"),
         (torch.rand(8, 8), ValueError, r"image has shape \(8, 8\); expected"),
         (torch.rand(3, 0, 8), ValueError, r"image has shape \(3, 0, 8\); expected"),
-        (torch.ones(3, 8, 8, dtype=torch.int64), TypeError, "image is of torch.int64; expected"),
+        (
+            torch.ones(3, 8, 8, dtype=torch.int64),
+            TypeError,
+            "image has dtype torch.int64; expected",
+        ),
         (np.zeros((3, 8, 8), np.uint8), TypeError, "image is of ndarray; expected a tensor"),
     ],
 )

@@ -395,12 +395,13 @@ class Recorder(weighting.PlainSum):
         self.before = {name: part.item() for name, part in parts.items()}
         scale(parts["total"] + self.extra.sum()).backward()
 
-    def after_step(self, parts):
+    def after_step(self, model, loss, batch):
         self.calls.append("after_step")
         assert any(
             not torch.equal(p, before) for p, before in zip(self.model.parameters(), self.weights)
         )
-        again = parts()  # the same batch, seen by the weights after the step
+        assert model is self.model
+        again = loss(model(batch["image"]), batch)  # the same, seen by the weights after the step
         assert again.keys() == self.before.keys() and again["total"].item() != self.before["total"]
 
     def end_epoch(self):

@@ -62,9 +62,8 @@ def test_plain_sum_is_backward_of_the_total():
     toy = stepped("sum", [1.0, 2.0], [-3.0, 0.5], alpha=0.25, beta=2.0)
     assert toy.gradients() == [-5.75, 1.5, 0.75, 10.0]
     method = choose("sum")
-    assert (
-        method.learned(CPU) == [] and method.end_epoch() == {} and method.after_step(None) is None
-    )
+    assert method.learned(CPU) == [] and method.end_epoch() == {}
+    assert method.after_step(toy, None, {}) is None
 
 
 @pytest.mark.parametrize("name", ["sum", "uncertainty", *LOSSES, *GRADIENTS])
@@ -201,6 +200,11 @@ class Fixed:
         return self.values.grad.tolist()
 
 
+def after_step(method, parts) -> None:
+    """Tell a method of a step, after which `parts()` are the batch's losses."""
+    method.after_step(lambda image: None, lambda outputs, batch: parts(), {"image": None})
+
+
 def test_dynamic_weight_average_by_hand():
     """Two epochs at 1; then 2 softmax(r / 2), with r the last epoch's mean loss over that of the
     epoch before."""
@@ -227,7 +231,7 @@ def test_famo_by_hand():
     method = choose("FAMO")
     c = 1 / (0.5 / 1 + 0.5 / 4)
     assert Fixed(1.0, 4.0).weights(method) == pytest.approx([0.5 * c, 0.5 * c / 4], rel=1e-5)
-    method.after_step(lambda: Fixed(0.5, 4.0).parts)
+    after_step(method, lambda: Fixed(0.5, 4.0).parts)
     z = 1 / (1 + math.exp(-0.05))
     assert Fixed(1.0, 1.0).weights(method) == pytest.approx([1 - z, z], rel=1e-5)
 
@@ -264,7 +268,7 @@ def test_only_famo_sees_the_batch_again(name):
     asked = []
     method = choose(name)
     Fixed(1.0, 2.0).weights(method) if name in LOSSES else None
-    method.after_step(lambda: asked.append(1) or Fixed(1.0, 2.0).parts)
+    after_step(method, lambda: asked.append(1) or Fixed(1.0, 2.0).parts)
     assert asked == ([1] if name == "FAMO" else [])
 
 
