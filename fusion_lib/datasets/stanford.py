@@ -1,7 +1,5 @@
 """The Stanford Background photographs, with semantic classes, regions and surfaces."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os
@@ -96,7 +94,7 @@ def download_stanford_background() -> Path:
     """Fetch the archive from its official address into the cache, once; raises as `files.fetch`."""
     path = cache_folder() / "iccv09Data.tar.gz"
     elsewhere = f"Get iccv09Data.tar.gz elsewhere and set {ARCHIVE_VARIABLE} to its path"
-    return path if path.is_file() else fetch(StanfordBackground.URL, path, otherwise=elsewhere)
+    return path if path.is_file() else fetch(StanfordBackground.URL, path, elsewhere)
 
 
 def _rows(path: Path) -> list[list[str]]:
