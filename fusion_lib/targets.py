@@ -22,9 +22,13 @@ TARGET_VOID = SEMANTIC_VOID  # both tasks mark void pixels of their targets with
 
 def boundary_mask(region: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels with a 4-neighbour in another region; void is never on a boundary."""
-    region = checks.label_map("region", region)
-    boundary = np.zeros(region.shape, bool)
-    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+    return boundaries(checks.label_map("region", region))
+
+
+def boundaries(region):
+    """`boundary_mask` of region maps (..., H, W) of NumPy or torch, which are not checked."""
+    boundary = region < REGION_VOID  # none so far
+    for here, there in ((np.s_[..., 1:, :], np.s_[..., :-1, :]), (np.s_[..., 1:], np.s_[..., :-1])):
         differs = region[here] != region[there]
         differs &= (region[here] != REGION_VOID) & (region[there] != REGION_VOID)
         boundary[here] |= differs

@@ -82,7 +82,7 @@ def download_stanford_background() -> Path:
     """Fetch the archive from its official address into the cache, once; raises as `files.fetch`."""
     path = cache_folder() / "iccv09Data.tar.gz"
     elsewhere = f"Get iccv09Data.tar.gz elsewhere and set {ARCHIVE_VARIABLE} to its path"
-    return path if path.is_file() else fetch(StanfordBackground.URL, path, otherwise=elsewhere)
+    return path if path.is_file() else fetch(StanfordBackground.URL, path, elsewhere)
 
 
 def _rows(path: Path) -> list[list[str]]:

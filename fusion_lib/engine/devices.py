@@ -1,19 +1,16 @@
 """The device: which one, in which precision, and compiled or not."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """CUDA where there is one, else Apple's MPS, else the CPU; or the one named.
-
-    Raises: ValueError, the named device is not on this machine.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    present = [device for device, is_there in {**there, "cpu": True}.items() if is_there]
+    """CUDA where there is one, else Apple's MPS, else the CPU; or the one named (ValueError: it is
+    not on this machine)."""
+    mps = torch.backends.mps.is_available()
+    present = ["cuda"] * torch.cuda.is_available() + ["mps"] * mps + ["cpu"]
     if name != "auto" and name.partition(":")[0] not in present:
         raise ValueError(f"device is {name!r}, which this machine lacks; it has {present}")
     return torch.device(present[0] if name == "auto" else name)
@@ -36,20 +33,14 @@ def mixed_precision(device: torch.device) -> tuple[torch.autocast, torch.amp.Gra
     """16-bit numbers on CUDA, and a scaler that skips steps whose gradient is not finite; elsewhere
     neither does anything. Only float16 needs another scale than 1."""
     cuda, precision = device.type == "cuda", half_precision(device)
-    fixed = {"init_scale": 1.0, "growth_interval": 2**31 - 1}
-    scale: dict[str, Any] = {} if precision == torch.float16 else fixed
-    scaler = torch.amp.GradScaler(device.type, enabled=cuda, **scale)
+    scale, interval = (2.0**16, 2000) if precision == torch.float16 else (1.0, 2**31 - 1)
+    scaler = torch.amp.GradScaler(device.type, scale, growth_interval=interval, enabled=cuda)
     return torch.autocast(device.type, precision, enabled=cuda), scaler
 
 
 def compiled(model: nn.Module, images: Tensor) -> tuple[Callable, str]:
-    """The model behind `torch.compile`, tried out forward and backward, and ""; or the model as it
-    is, and why: what fails to compile differs between machines. Both share their weights.
-
-    Args:
-        images: (N, 3, H, W) on the model's device, as they will come; another shape compiles once
-            more.
-    """
+    """The model behind `torch.compile`, tried out both ways on images (N, 3, H, W) as they will
+    come, and ""; or where it fails, which differs between machines, the model as it is, and why."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     faster = torch.compile(model)
     try:
@@ -64,13 +55,13 @@ def compiled(model: nn.Module, images: Tensor) -> tuple[Callable, str]:
 
 def compiled_at_first_call(model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
     """The model, which its first call tries to compile; says whether that worked."""
-    chosen: list[Callable] = []
+    chosen: Callable | None = None
 
     def forward(images: Tensor) -> dict[str, Tensor]:
-        if not chosen:
-            forward, problem = compiled(model, images)
-            chosen.append(forward)
+        nonlocal chosen
+        if chosen is None:
+            chosen, problem = compiled(model, images)
             print(f"not compiled: {problem}" if problem else "compiled")
-        return chosen[0](images)
+        return chosen(images)
 
     return forward

@@ -6,10 +6,8 @@ import gzip
 import hashlib
 import http.client
 import os
-import shutil
 import threading
 import time
-import urllib.error
 import urllib.request
 import zlib
 from importlib import metadata
@@ -18,14 +16,12 @@ from pathlib import Path
 CACHE_VARIABLE = "FUSION_CACHE"  # environment: where parsed photographs and fetched files are kept
 SUMS = "SHA256SUMS"
 UNNAMED = "/OWNER/"  # stands in the repository's address until `make colab` names one
-NO_ANSWER = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
 
 
 def data_folder() -> Path:
     """The shipped `data/`: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "data"
-    return inside if inside.is_dir() else package.parent / "data"
+    inside = Path(__file__).parents[1] / "data"
+    return inside if inside.is_dir() else inside.parents[1] / "data"
 
 
 def cache_folder() -> Path:
@@ -35,21 +31,17 @@ def cache_folder() -> Path:
 
 def repository() -> str | None:
     """Address of the project's repository as the installed package states it, or None."""
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
         stated = metadata.metadata("fusion_lib").get_all("Project-URL") or []
-    except metadata.PackageNotFoundError:
-        return None
-    address = dict(line.split(", ", 1) for line in stated).get("Repository", UNNAMED)
-    return None if UNNAMED in address else address
+        address = dict(line.split(", ", 1) for line in stated).get("Repository", UNNAMED)
+        return None if UNNAMED in address else address
+    return None
 
 
 def data_file(name: str) -> Path:
-    """Path of a shipped file whose sha256 is the one that SHA256SUMS lists.
-
-    If that is missing or damaged, of a copy in `cache_folder()`, fetched from the project's
-    repository (OSError: see `fetch`). ValueError: SHA256SUMS lists no such file. FileNotFoundError:
-    no SHA256SUMS, or no whole copy and no repository to fetch one from.
-    """
+    """Path of a shipped file whose sha256 is the one that SHA256SUMS lists (else a ValueError); if
+    it is missing or damaged, of a copy in `cache_folder()`, which is fetched from the project's
+    repository (see `fetch`). FileNotFoundError: no SHA256SUMS, or no copy and no repository."""
     again = "install fusion_lib again, or work in a clone of the project"
     shipped, cached = data_folder() / name, cache_folder() / "data" / name
     if not shipped.with_name(SUMS).is_file():
@@ -63,7 +55,7 @@ def data_file(name: str) -> Path:
     if (address := repository()) is None:
         fault = "damaged" if shipped.is_file() else "missing"
         raise FileNotFoundError(f"{name} is {fault}, and no repository is named; {again}")
-    return fetch(f"{address}/raw/HEAD/data/{name}", cached, sums[name], f"Or {again}")
+    return fetch(f"{address}/raw/HEAD/data/{name}", cached, f"Or {again}", sums[name])
 
 
 def read_sums(path: Path) -> dict[str, str]:
@@ -83,89 +75,46 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def fetch(url: str, path: Path, expected_sha256: str | None = None, otherwise: str = "") -> Path:
-    """Fetch a file; `path` appears only when it is whole.
+def fetch(url: str, path: Path, otherwise: str, expected_sha256: str | None = None) -> Path:
+    """Fetch a file, which is written only if it is whole. Of several processes one fetches; the
+    others wait at `path` + ".lock" and take what it got.
 
-    What came of an interrupted download is kept in `path` + ".part", where another call goes on. Of
-    several processes one fetches; the others wait at `path` + ".lock" and take what it got.
-
-    Args: expected_sha256, None for gzip files, which tell their own end; otherwise, a sentence on
-        what else a reader can do, for the messages.
-    Raises: OSError, if the address does not answer, or with nothing, a page (HTML, JSON, text), a
-        part of the file, or a file of another hash.
+    Args: otherwise, a sentence on what else a reader can do; expected_sha256, None for gzip files,
+        whose own checksum tells whether they are whole.
+    Raises: OSError, the address does not answer, or with a page, with nothing, with a part of the
+        file, or with another file; names the address. What was at `path` is unharmed.
     """
     from filelock import FileLock  # the set-up cell imports this module before its needs
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    otherwise = f". {otherwise}" if otherwise else ""
-    part, was_there = path.with_name(path.name + ".part"), path.exists()
     with FileLock(f"{path}.lock"):
-        if path.exists() and not was_there:
+        if path.exists() and _is_whole(path.read_bytes(), expected_sha256):
             return path
         try:
-            _download(url, part, expected_sha256 is not None, otherwise)
-        except NO_ANSWER as error:
-            kept = "; what was fetched so far is kept" if part.exists() else ""
-            raise OSError(f"{url} does not answer ({error}){otherwise}{kept}") from error
-        if expected_sha256 and (found := sha256(part)) != expected_sha256:
-            part.unlink()
-            raise OSError(f"{url} gave sha256 {found}, not {expected_sha256}; removed{otherwise}")
-        os.replace(part, path)
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise OSError(f"{url} cannot be fetched ({error}). {otherwise}") from error
+        if not _is_whole(content, expected_sha256):
+            found = f"{len(content)} bytes, {content[:60]!r}"
+            raise OSError(f"{url} answers with {found} instead of the whole file. {otherwise}")
+        write_whole(path, content)
     return path
 
 
-def _download(url: str, part: Path, hashed: bool, otherwise: str) -> None:
-    """Fetch what `part` lacks of the file."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=30)
-    except urllib.error.HTTPError as error:
-        if not have or error.code != 416:
-            raise
-        part.unlink()  # nothing comes after it: it is whole, or of another file; begin anew
-        return _download(url, part, hashed, otherwise)
-    with answer:
-        start, block = have if answer.status == 206 else 0, answer.read(1 << 20)
-        if not start and _is_page(answer.headers.get("Content-Type", ""), block, hashed):
-            seen = block.strip()[:60]
-            raise OSError(f"{url} answers with {seen!r} instead of the file{otherwise}")
-        with open(part, "ab" if start else "wb") as file:
-            file.write(block)
-            shutil.copyfileobj(answer, file)
-        size, stated = part.stat().st_size, answer.headers.get("Content-Length", "")
-        stated = stated if stated.isdigit() else ""
-        fits, sound = size == start + int(stated or size - start), hashed or _is_whole_gzip(part)
-        if not fits or not (sound or stated):
-            raise OSError(f"the download stopped at {size} bytes; call again to go on from there")
-        if not sound:
-            part.unlink()
-            raise OSError(f"{url} gave no whole gzip file; removed{otherwise}")
-
-
-def _is_page(kind: str, block: bytes, hashed: bool) -> bool:
-    """Whether a body of this type, which begins so, is empty or a page instead of a file."""
-    start = block[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
-    marked = not start or (start.startswith((b"<", b"{", b"[")) and b"\0" not in start)
-    typed = any(word in kind for word in ("html", "json", "xml"))
-    return typed or (marked if hashed else not block.startswith(b"\x1f\x8b"))  # of gzip
-
-
-def _is_whole_gzip(part: Path) -> bool:
+def _is_whole(content: bytes, expected_sha256: str | None) -> bool:
+    if expected_sha256:
+        return hashlib.sha256(content).hexdigest() == expected_sha256
     with contextlib.suppress(OSError, EOFError, zlib.error):
-        gzip.decompress(part.read_bytes())
-        return True
+        return bool(gzip.decompress(content))
     return False
 
 
 def write_whole(path: str | Path, content: bytes, keep: Path | None = None) -> None:
-    """Write a file beside `path` and move it there: readers see old content or new, never a part.
-
-    Of several writers the last one stays. With `keep`, what was there before is moved to that path.
-    What a killed writer left behind is removed by a writer that comes an hour later.
-
-    Raises: OSError, if the file cannot be written; what was there before is unharmed.
-    """
+    """Write a file beside `path` and move it there: readers see old content or new, never a part;
+    of several writers the last one stays. With `keep`, what was there before is moved to that path.
+    What a killed writer left behind is removed by a writer that comes an hour later. OSError: the
+    file cannot be written; what was there before is unharmed."""
     path = Path(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:

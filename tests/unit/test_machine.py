@@ -51,10 +51,17 @@ def ram(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize("name", HOSTS)
-def test_hosts_are_known_by_their_variables(name):
-    assert machine.host(HOSTS[name]) == name
-    assert machine.host({}) is None and machine.host({"COLAB_RELEASE_TAG": ""}) is None
+@pytest.fixture
+def on(monkeypatch):
+    """Pretends that the environment's variables are those of a host."""
+
+    def pretend(variables: dict):
+        for name in {name for host in HOSTS.values() for name in host}:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return pretend
 
 
 @pytest.mark.parametrize(
@@ -64,44 +71,44 @@ def test_hosts_are_known_by_their_variables(name):
         (HOSTS["Kaggle"], "Settings > Accelerator > GPU T4 x2"),
         (HOSTS["Binder"], "Binder has none"),
         ({}, "none is needed"),
+        ({"COLAB_RELEASE_TAG": ""}, "none is needed"),
     ],
 )
-def test_without_a_gpu_it_says_how_to_get_one_there(gpus, environment, words):
+def test_without_a_gpu_it_says_how_to_get_one_there(gpus, on, environment, words):
     gpus(0)
-    line = machine.accelerator(environment)
-    assert (
-        line.startswith(f"CPU, threads: {torch.get_num_threads()}; no GPU found (")
-        and words in line
-    )
-    assert (
-        sum(advice in line for advice in ("Runtime >", "Settings >", "Binder has", "is needed"))
-        == 1
-    )
+    on(environment)
+    line = machine.accelerator()
+    begins = f"CPU, threads: {torch.get_num_threads()}; no GPU found ("
+    assert line.startswith(begins) and words in line
+    advices = ("Runtime >", "Settings >", "Binder has", "is needed")
+    assert sum(advice in line for advice in advices) == 1
 
 
-def test_a_gpu_is_named_and_nothing_is_advised(gpus, monkeypatch):
+def test_a_gpu_is_named_and_nothing_is_advised(gpus, on, monkeypatch):
     gpus(1)
-    assert machine.accelerator(HOSTS["Colab"]) == "GPU: Tesla T4"
+    on(HOSTS["Colab"])
+    assert machine.accelerator() == "GPU: Tesla T4"
     gpus(2)
-    assert machine.accelerator(HOSTS["Kaggle"]) == "GPU: Tesla T4, the first of 2"
+    on(HOSTS["Kaggle"])
+    assert machine.accelerator() == "GPU: Tesla T4, the first of 2"
     gpus(0)
+    on({})
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert machine.accelerator({}) == "GPU: Apple MPS"
+    assert machine.accelerator() == "GPU: Apple MPS"
 
 
-def test_free_memory_is_that_of_the_gpu_else_main_memory_within_the_hubs_limit(gpus, ram):
+def test_free_memory_is_that_of_the_gpu_else_main_memory_within_the_hubs_limit(gpus, ram, on):
     ram(10 * GIB)
     gpus(1, free=15 * GIB)
-    assert machine.free_memory(HOSTS["Binder"]) == 15 * GIB
+    on(HOSTS["Binder"])
+    assert machine.free_memory() == 15 * GIB
     gpus(0)
-    assert machine.free_memory({}) == 10 * GIB
-    assert machine.free_memory(HOSTS["Binder"]) == 2 * GIB - GIB // 2
-    assert machine.free_memory({"MEM_LIMIT": str(GIB // 4)}) == 0
-    assert (
-        machine.free_memory({"MEM_LIMIT": str(64 * GIB)})
-        == machine.free_memory({"MEM_LIMIT": "none"})
-        == 10 * GIB
-    )
+    assert machine.free_memory() == 2 * GIB - GIB // 2
+    for limit, expected in ((str(GIB // 4), 0), (str(64 * GIB), 10), ("none", 10)):
+        on({"MEM_LIMIT": limit})
+        assert machine.free_memory() == expected * GIB
+    on({})
+    assert machine.free_memory() == 10 * GIB
 
 
 @pytest.mark.parametrize(
@@ -177,14 +184,15 @@ def test_the_rule_covers_what_the_largest_model_keeps():
     )
 
 
-def test_description_has_two_lines(gpus, ram):
+def test_description_has_two_lines(gpus, ram, on):
     gpus(0)
     ram(12 * GIB)
-    first, second = machine.describe(HOSTS["Colab"]).splitlines()
-    assert first == machine.accelerator(HOSTS["Colab"])
+    on(HOSTS["Colab"])
+    first, second = machine.describe().splitlines()
+    assert first == machine.accelerator()
     assert second == "12.0 GiB free: enough to train on batches of 32 pictures of 240 x 320 pixels"
     gpus(1, free=GIB)
-    assert machine.describe({}).endswith(
+    assert machine.describe().endswith(
         "\n1.0 GiB free: enough to train on batches of 8 pictures of 120 x 160 pixels"
     )
 

@@ -123,8 +123,8 @@ def test_port_in_use(monkeypatch):
         with pytest.raises(
             RuntimeError,
             match=(
-                f"2 processes cannot meet at MASTER_ADDR 127.0.0.1, MASTER_PORT {port}"
-                " .*--standalone"
+                "processes cannot meet at {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1',"
+                f" 'MASTER_PORT': '{port}'}} .*--standalone"
             ),
         ):
             processes.start()

@@ -8,11 +8,13 @@ from examples import random_region_map, tiny_model, tiny_samples
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from fusion_lib import training
 from fusion_lib.engine.resident import ResidentLoader, region_targets
 from fusion_lib.losses import FusionLoss
-from fusion_lib.targets import region_target
+from fusion_lib.targets import RegionTarget, region_target
+from fusion_lib.transforms import augmentation
 
 CPU = torch.device("cpu")
 
@@ -113,6 +115,21 @@ def test_labels_follow_the_picture(smallest_crop):
         assert set(np.round(shares, 2)) == {0.5}
 
 
+@pytest.mark.parametrize("smallest_crop", [1.0, 0.3])
+def test_batches_are_those_of_the_transforms_on_the_cpu(smallest_crop):
+    """The same draws give the same pictures and labels; no crop cuts a quarter in two."""
+    changes = {"smallest_crop": smallest_crop, "light": 0.3}
+    transform = v2.Compose([augmentation((32, 40), **changes), RegionTarget(2.0)])
+    torch.manual_seed(3)
+    batch = next(iter(ResidentLoader(Quarters(), 12, (32, 40), 2.0, CPU, **changes)))
+    torch.manual_seed(3)
+    samples = [transform(Quarters()[index]) for index in torch.randperm(12).tolist()]
+    assert set(batch) == {"image", "semantic", "region_target"}
+    for name, values in batch.items():
+        expected = torch.stack([sample[name] for sample in samples])
+        assert values.dtype == expected.dtype and torch.equal(values, expected), name
+
+
 def test_half_of_the_pictures_are_mirrored():
     torch.manual_seed(0)
     pictures = ResidentLoader(Quarters(1), 1, (32, 40), 2.0, CPU)
@@ -135,9 +152,8 @@ def test_light_changes_each_picture_on_its_own_within_limits():
 
 
 def test_larger_than_the_data_set():
-    with pytest.raises(
-        ValueError, match="dataset has 12 pictures; expected at least one batch of 13"
-    ):
+    message = r"len\(dataset\) is 12; expected at least one batch of 13"
+    with pytest.raises(ValueError, match=message):
         ResidentLoader(Quarters(), 13, (32, 40), 2.0, CPU)
 
 
