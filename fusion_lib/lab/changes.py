@@ -6,8 +6,7 @@ Photographs can only be changed pixel by pixel. A picture keeps what was drawn f
 a shadow, the tint of a cast) at all severities: only the strength grows.
 """
 
-from __future__ import annotations
-
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,11 +31,9 @@ MEASURED = {
 
 @dataclass(frozen=True)
 class Change:
-    """A change and its severities.
-
-    `pixels` makes another image of an image (H, W, 3) float from 0 to 255, `scene` makes of a scene
-    what `scenes.render` returns; scenes without it are changed by `pixels`, too.
-    """
+    """A change and its severities. `pixels` makes another image of an image (H, W, 3) float from 0
+    to 255, `scene` makes of a scene what `scenes.render` returns; scenes without it are changed by
+    `pixels`, too."""
 
     name: str  # one word
     unit: str  # what the values say
@@ -50,22 +47,19 @@ class Changed(SegmentationDataset):
 
     Args: dataset(split) is a data set, for example a `datasets.Scenes`; change, a name in
         `CHANGES`; severity, from 0 (unchanged) on; pictures, how many, spread evenly; default all.
-    Raises: ValueError: unknown change or severity, one that only scenes can undergo, or too many
-        pictures.
-    """
+    Raises ValueError: unknown change or severity, a change of scenes alone, too many pictures."""
 
     def __init__(self, dataset, split: str, change: str, severity: int, pictures=None):
         super().__init__()
-        checks.expect(change in CHANGES, "change", change, f"one of {list(CHANGES)}")
-        self.change, self.base = CHANGES[change], dataset(split)
-        last, count = len(self.change.values) - 1, len(self.base)
-        checks.expect(severity in range(last + 1), "severity", severity, f"0 to {last}")
-        pictures = count if pictures is None else pictures
-        checks.expect(1 <= pictures <= count, "pictures", pictures, f"1 to {count}")
+        self.base = dataset(split)
         self.seeds = scenes.SPLITS[split] if isinstance(self.base, Scenes) else None
-        possible = CHANGES if self.seeds is not None else PIXEL_CHANGES
-        expected = f"one of {tuple(possible)}: the others only scenes can undergo"
+        possible = PIXEL_CHANGES if self.seeds is None else tuple(CHANGES)
+        expected = f"one of {possible}: the others only scenes can undergo"
         checks.expect(change in possible, "change", change, expected)
+        self.change, count = CHANGES[change], len(self.base)
+        last, pictures = len(self.change.values) - 1, count if pictures is None else pictures
+        checks.expect(severity in range(last + 1), "severity", severity, f"0 to {last}")
+        checks.expect(1 <= pictures <= count, "pictures", pictures, f"1 to {count}")
         self.classes, self.further_classes = self.base.classes, self.base.further_classes
         self.value = self.change.values[severity]
         self.indices = np.linspace(0, count - 1, pictures).round().astype(int).tolist()
@@ -101,14 +95,9 @@ def _side(chance: np.random.Generator) -> int:
     return 1 if chance.random() < 0.5 else -1
 
 
-def _rendered(knob: str):
-    """A scene rendered again with one knob turned."""
-    return lambda scene, value, chance: scenes.render(scene, **{knob: value})
-
-
-def _either(knob: str):
-    """The same to the one or the other side, as chance has it for the picture."""
-    return lambda scene, value, chance: scenes.render(scene, **{knob: value * _side(chance)})
+def _knob(name: str, side=lambda chance: 1):
+    """A scene rendered again with one knob turned, to the side that chance has for the picture."""
+    return lambda scene, value, chance: scenes.render(scene, **{name: value * side(chance)})
 
 
 def _noisier(scene, value, chance):
@@ -147,7 +136,7 @@ def _blur(image, value, chance):
     return ndimage.gaussian_filter(image, (value * image.shape[0],) * 2 + (0,), mode="nearest")
 
 
-def _covered(scene, share, chance):
+def _hide(scene, share, chance):
     """Hide a share of every thing's visible pixels behind a patch that comes from one side: a part
     of the box around its thing that spares other things. Both label maps are void there. What is
     left of the regions is connected and not tiny, as from `scenes.render`."""
@@ -175,23 +164,24 @@ def _covered(scene, share, chance):
 
 _LIGHT, _SCALE, _TURN = "factor on the light", "magnification", "angle of the camera in degrees"
 _SLOPE = "change of the light from one side to the other"
-_SHADE = "share of the light that a shadow takes"
-_TINT = "logarithm of the factor on the favoured colour"
 _GRAIN = "standard deviation of the added noise, pixel values from 0 to 1"
 _SOFT = "standard deviation of the blur in picture heights"
-_SHARE = "share of every thing that is covered"
 _KEY = "keystone distortion"
 _DECLARED = (
-    Change("dark", _LIGHT, (1, 0.75, 0.55, 0.4, 0.3), _light, _rendered("light")),
-    Change("bright", _LIGHT, (1, 1.3, 1.6, 1.9, 2.2), _light, _rendered("light")),
-    Change("gradient", _SLOPE, (0, 0.4, 0.8, 1.2, 1.6), _gradient, _either("light_slope")),
-    Change("shadow", _SHADE, (0, 0.25, 0.45, 0.6, 0.75), _shadow),
-    Change("cast", _TINT, (0, 0.2, 0.35, 0.5, 0.7), _cast),
-    Change("larger", _SCALE, (1, 1.3, 1.6, 2, 2.5), scene=_rendered("scale")),
-    Change("smaller", _SCALE, (1, 0.8, 0.65, 0.5, 0.4), scene=_rendered("scale")),
-    Change("rotation", _TURN, (0, 10, 20, 30, 45), scene=_either("rotation")),
-    Change("perspective", _KEY, (0, 0.3, 0.6, 0.9, 1.2), scene=_either("perspective")),
-    Change("occlusion", _SHARE, (0, 0.2, 0.4, 0.6, 0.8), scene=_covered),
+    Change("dark", _LIGHT, (1, 0.75, 0.55, 0.4, 0.3), _light, _knob("light")),
+    Change("bright", _LIGHT, (1, 1.3, 1.6, 1.9, 2.2), _light, _knob("light")),
+    Change("gradient", _SLOPE, (0, 0.4, 0.8, 1.2, 1.6), _gradient, _knob("light_slope", _side)),
+    Change("shadow", "share of the light that a shadow takes", (0, 0.25, 0.45, 0.6, 0.75), _shadow),
+    Change(
+        "cast", "logarithm of the factor on the favoured colour", (0, 0.2, 0.35, 0.5, 0.7), _cast
+    ),
+    Change("larger", _SCALE, (1, 1.3, 1.6, 2, 2.5), scene=_knob("scale")),
+    Change("smaller", _SCALE, (1, 0.8, 0.65, 0.5, 0.4), scene=_knob("scale")),
+    Change("rotation", _TURN, (0, 10, 20, 30, 45), scene=_knob("rotation", _side)),
+    Change("perspective", _KEY, (0, 0.3, 0.6, 0.9, 1.2), scene=_knob("perspective", _side)),
+    Change(
+        "occlusion", "share of every thing that is covered", (0, 0.2, 0.4, 0.6, 0.8), scene=_hide
+    ),
     Change("noise", _GRAIN, (0, 0.04, 0.08, 0.12, 0.18), _noise, _noisier),
     Change("blur", _SOFT, (0, 0.008, 0.016, 0.024, 0.036), _blur),
 )
@@ -201,23 +191,18 @@ PIXEL_CHANGES = tuple(name for name, one in CHANGES.items() if one.pixels)  # ph
 
 def border_errors(truth_region, truth_semantic, prediction, edges=BORDER_EDGES):
     """How many pixels lie at what distance from a border of the true regions, and how many of them
-    have a wrong class.
+    have a wrong class. The distance is the Euclidean one to the nearest pixel of
+    `targets.boundary_mask`, infinite in a picture without one. Bin k holds edges[k] <= distance <
+    edges[k + 1], the last its end too.
 
-    The distance is the Euclidean one to the nearest pixel of `targets.boundary_mask`, infinite in a
-    picture without one. Bin k holds edges[k] <= distance < edges[k + 1], the last its end too.
-
-    Args: true region map, true and predicted semantic map, each (H, W) integer; edges (K + 1,),
-        growing.
+    Args: the maps, each (H, W) integer; edges (K + 1,), growing.
     Returns: all pixels and wrong ones but the void, each (K,) int64, to be summed over pictures.
-    Raises: ValueError: the shapes differ, or edges do not grow.
-    """
+    Raises: ValueError: the shapes differ, or edges do not grow."""
     region, truth, prediction = map(np.asarray, (truth_region, truth_semantic, prediction))
     checks.same_shape(truth_region=region, truth_semantic=truth, prediction=prediction)
-    boundary = boundary_mask(region)
-    distance = np.full(boundary.shape, np.inf)
-    if boundary.any():
-        distance = ndimage.distance_transform_edt(~boundary)
-    valid = truth != scenes.SEMANTIC_VOID
+    inside, valid = ~boundary_mask(region), truth != scenes.SEMANTIC_VOID
+    far = np.full(region.shape, np.inf)
+    distance = far if inside.all() else ndimage.distance_transform_edt(inside)
     wrong = valid & (prediction != truth)
     return np.histogram(distance[valid], edges)[0], np.histogram(distance[wrong], edges)[0]
 
@@ -225,17 +210,16 @@ def border_errors(truth_region, truth_semantic, prediction, edges=BORDER_EDGES):
 def border_curves(model, dataset, decoding: dict, size=None) -> dict[str, list[int]]:
     """`border_errors` summed over a data set: {"pixels", "wrong", "wrong_fused": one number a bin};
     the model has the semantic task, all else is as in `evaluation.evaluate`."""
-    sums: dict[str, np.ndarray] = {}
-    for index in range(len(dataset)):
-        sample = dataset[index]
+    sums: dict = defaultdict(int)
+    for sample in (dataset[index] for index in range(len(dataset))):
         outputs = predict(model, sample["image"], size)
         maps = {"wrong": outputs["semantic"].argmax(0)}
         if has_regions(outputs):
             maps["wrong_fused"] = fuse(outputs, **decoding)[0]
         for name, labels in maps.items():
             pixels, wrong = border_errors(sample["region"], sample["semantic"], labels)
-            sums[name] = sums.get(name, 0) + wrong
-        sums["pixels"] = sums.get("pixels", 0) + pixels
+            sums[name] += wrong
+        sums["pixels"] += pixels
     return {name: counts.tolist() for name, counts in sums.items()}
 
 
@@ -244,8 +228,7 @@ def curves(model, dataset, decoding: dict, size=None, changes=CHANGES, pictures=
 
     Args: as in `evaluation.evaluate` and `Changed`; changes, for photographs `PIXEL_CHANGES`.
     Returns: {"miou_CHANGE", "miou_fused_CHANGE", "covering_CHANGE": one number a severity}, as far
-        as the model's tasks go.
-    """
+        as the model's tasks go."""
 
     def scores(change: str, severity: int) -> dict:
         pictured = Changed(dataset, "test", change, severity, pictures)

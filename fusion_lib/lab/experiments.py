@@ -1,8 +1,6 @@
 """The declared experiments behind notebooks 06 to 10, their stored rows, and the command that makes
 the missing ones (interrupt it as you like): python -m fusion_lib.lab.experiments --list, or NAME"""
 
-from __future__ import annotations
-
 import itertools
 import sys
 import warnings
@@ -20,26 +18,21 @@ from fusion_lib.lab.runner import Experiment, Table
 COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
 DESIGNS = ("hard sharing", "own blocks", "own decoders")  # tried out on photographs
 TRIED = (*COMPARED[:2], *COMPARED[3:], "affinities")  # "two networks" are the first two
-SEEDS = (0, 1, 2)
+SEEDS, FIVE = (0, 1, 2), (0, 1, 2, 3, 4)  # the latter are folds, too
 FUSED = "hard sharing"  # FusionModel's default, the design that the experiments chose
-SINGLE_AND_FUSED = (*COMPARED[:2], FUSED)
-TWICE = ("own decoders", "three tasks")  # weigh the region task twice, where runs do not differ
-OF_LOSSES = ("uncertainty", "DWA", "FAMO", "geometric mean", "random")
-OF_GRADIENTS = ("observed sum", "PCGrad", "MGDA", "UPGrad", "Aligned-MTL", "IMTL-G")
-METHODS = (*OF_LOSSES, *OF_GRADIENTS)
+METHODS = ("uncertainty", "DWA", "FAMO", "geometric mean", "random")
+METHODS += ("observed sum", "PCGrad", "MGDA", "UPGrad", "Aligned-MTL", "IMTL-G")
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
-RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)  # tried out, lower ones for an encoder at the full rate
-LOW_RATES = (3e-4, *RATES[:3])
+RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)  # tried out on small photographs
 ALPHAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 BEST_START = "discriminative"  # in `transfer_tuning`, single and fused
 FEW = (0.05, 0.1, 0.25, 0.5)  # shares of the photographs
 PAIR = ("own decoders", "semantic only")  # fused and single, on small photographs
-SINGLE_AND_OWN = (*COMPARED[:2], "own decoders")
-FOLDS, TWO_STARTS = (0, 1, 2, 3, 4), (BEST_START, "scratch")
+TWO_STARTS = (BEST_START, "scratch")
+PARTLY = (0.1, 0.05, 0.25, 0.5, 1.0)  # shares of the semantic labels
 OTHER_TASKS = ("region only", "surfaces only", "three tasks")
 # Epochs that take equally long on one thread of a CPU: "time_ratio" in the rows of `rivals`.
 EQUALLY_LONG = {"semantic only": 10, "own decoders": 8, "Unet": 9, "FPN": 12, "LRASPP": 14}
-PARTLY = (0.1, 0.05, 0.25, 0.5, 1.0)  # shares of the semantic labels
 CURVES = tuple(f"{metric}_{change}" for metric in changes.MEASURED for change in changes.CHANGES)
 
 
@@ -50,10 +43,10 @@ def _grid(**values) -> tuple[dict, ...]:
 
 
 def _small(**values) -> tuple[dict, ...]:
-    """A grid on small photographs; models of `TWICE` weigh the region task twice."""
+    """A grid on small photographs; some models weigh the region task twice."""
     common = {"data": "small photographs", "epochs": 6, "seed": 0, "beta": 1.0}
-    runs = _grid(**(common | values))
-    return tuple(run | {"beta": 2.0} if run["model"] in TWICE else run for run in runs)
+    own = dict.fromkeys(("own decoders", "three tasks"), {"beta": 2.0})
+    return tuple(run | own.get(run["model"], {}) for run in _grid(**(common | values)))
 
 
 def _experiment(about, runs, measure, measured, settings=measures.settings) -> Experiment:
@@ -64,6 +57,7 @@ _tuning = partial(_experiment, measure=measures.validation_scores, measured=VALI
 _test = partial(_experiment, measure=measures.full_test_scores, measured=tuple(measures.TEST))
 _main = partial(_experiment, measure=measures.main_test_scores, measured=tuple(measures.MAIN))
 _scenes, _photographs = partial(_grid, data="scenes"), partial(_grid, data="photographs")
+_whole = partial(_small, data="whole photographs")
 EXPERIMENTS = {
     "tuning": _tuning(
         "Learning rates tried out on validation scenes, the same number for every model.",
@@ -79,7 +73,7 @@ EXPERIMENTS = {
     "transfer_tuning": _tuning(
         "Small photographs: learning rates tried out for every start, single and fused.",
         _small(start=tuple(STARTS)[:4], learning_rate=RATES, model=PAIR)
-        + _small(start="full", learning_rate=LOW_RATES, model=PAIR),
+        + _small(start="full", learning_rate=(3e-4, *RATES[:3]), model=PAIR),
     ),
     "tasks_tuning": _tuning(
         "Small photographs: learning rates tried out for other tasks alone and three together.",
@@ -88,9 +82,7 @@ EXPERIMENTS = {
     ),
     "full_resolution": _test(
         "Photographs at their own size, five folds, single and fused. For a GPU.",
-        _small(
-            data="whole photographs", epochs=22, fold=FOLDS, start=TWO_STARTS, model=SINGLE_AND_OWN
-        ),
+        _whole(epochs=22, fold=FIVE, start=TWO_STARTS, model=(*COMPARED[:2], "own decoders")),
     ),
     "rivals_tuning": _tuning(
         "Small photographs: learning rates tried out for decoders of other libraries.",
@@ -110,8 +102,8 @@ EXPERIMENTS = {
     ),
     "folds": _main(
         "As `transfer`, folds 1 to 4: two starts, single and fused.",
-        _small(start=TWO_STARTS[::-1], model=PAIR, fold=FOLDS[1:])
-        + _small(start=BEST_START, model="region only", fold=FOLDS[1:]),
+        _small(start=TWO_STARTS[::-1], model=PAIR, fold=FIVE[1:])
+        + _small(start=BEST_START, model="region only", fold=FIVE[1:]),
     ),
     "surfaces": _main(
         "As `transfer`: the surfaces as a third task, and alone.",
@@ -129,12 +121,11 @@ EXPERIMENTS = {
     ),
     "fusion": _test(
         "Single tasks, two networks and the fused designs on scenes, five seeds each.",
-        _grid(epochs=30, seed=tuple(range(5)), model=COMPARED)
-        + _grid(epochs=SHORT, seed=0, model=FUSED),
+        _grid(epochs=30, seed=FIVE, model=COMPARED) + _grid(epochs=SHORT, seed=0, model=FUSED),
     ),
     "heads": _test(
         "As `fusion`, with the region task learned as affinities.",
-        _grid(epochs=30, seed=tuple(range(5)), model="affinities"),
+        _grid(epochs=30, seed=FIVE, model="affinities"),
     ),
     "photographs": _test(
         "Single tasks, two networks and fused models on photographs, fold 0, three seeds.",
@@ -162,7 +153,7 @@ EXPERIMENTS = {
     ),
     "robustness": _experiment(
         "Single and fused, trained with and without changes of the light, tested under many.",
-        _scenes(epochs=30, seed=SEEDS, light=(0.2, 0.0), beta=1.0, model=SINGLE_AND_FUSED)
+        _scenes(epochs=30, seed=SEEDS, light=(0.2, 0.0), beta=1.0, model=(*COMPARED[:2], FUSED))
         + _photographs(epochs=16, seed=SEEDS, light=0.3, beta=1.0, model=COMPARED[:2])
         + _photographs(epochs=16, seed=SEEDS, light=0.3, beta=2.0, model="own blocks")
         + _scenes(epochs=SHORT, seed=0, light=0.2, beta=1.0, model=FUSED),
@@ -213,12 +204,13 @@ def _path(name: str) -> Path:
 def main(arguments: list[str]) -> int:
     """Make the missing rows of the named experiment, or list all; returns the exit status."""
     if arguments == ["--list"]:
-        for name, experiment in EXPERIMENTS.items():
-            print(f"{name}: {experiment.about} {len(experiment.runs)} runs")
+        print(
+            *(f"{name}: {e.about} {len(e.runs)} runs" for name, e in EXPERIMENTS.items()), sep="\n"
+        )
         return 0
+    expected = "the name of one experiment, or --list"
     try:
-        one = len(arguments) == 1
-        checks.expect(one, "NAME", arguments, "the name of one experiment, or --list")
+        checks.expect(len(arguments) == 1, "NAME", arguments, expected)
         path = _path(arguments[0])
         runner.make_missing(EXPERIMENTS[path.stem], path, runner.ROOT / "build" / "experiments")
     except (ValueError, RuntimeError) as error:

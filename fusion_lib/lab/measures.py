@@ -2,10 +2,7 @@
 `MODELS`), "seed", and where they matter "data" (of `DATA`), "start" (of `STARTS`), "fold", and
 fields of `recipes.Recipe`."""
 
-from __future__ import annotations
-
-import hashlib
-import json
+import copy
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -14,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch.utils.data import Subset
 
-from fusion_lib import datasets, metrics, models, prediction
+from fusion_lib import checks, datasets, metrics, models, prediction
 from fusion_lib.lab import changes, recipes, rivals
+from fusion_lib.lab.runner import fingerprint
 from fusion_lib.models import encoders
 from fusion_lib.regions import has_regions
 
@@ -64,8 +63,8 @@ TUNED = {
     "discriminative": {"own decoders": 9e-3, "semantic only": 9e-3, "region only": 9e-3}
     | {"surfaces only": 9e-3, "three tasks": 9e-3, "Unet": 9e-3, "FPN": 2.7e-2, "LRASPP": 2.7e-2},
 }
-# Fields of a recipe that settings always name; the others stand there unless at their default.
-ALWAYS_NAMED = ("alpha", "beta", "weighting", "labels")
+# Fields of a recipe that came later: settings name them only where they are not at their default.
+LATER = ("pictures", "encoder_factor", "resident")
 SHORT_EPOCH = {"train": 48, "val": 16}  # pictures; of the photographs they are 429 and 143
 
 VALIDATION = ("val_score", "val_miou_semantic", "val_miou_region")  # the score is their mean
@@ -98,22 +97,19 @@ MAIN["miou_surfaces"] = "surfaces.miou"
 
 def recipe_of(run: dict) -> recipes.Recipe:
     """The recipe of a run's data, with the tuned learning rate and the run's own entries."""
-    data, model = run.get("data", "scenes"), run["model"]
-    base = DATA[data][0]
-    start, encoder_factor = STARTS[run.get("start", "full")]
-    design = {**base.model, "sharing": MODELS[model][1], **start}
+    model, data = run["model"], run.get("data", "scenes")
+    base, tuned = DATA[data][0], TUNED.get(run.get("start", data))
+    design, encoder_factor = STARTS[run.get("start", "full")]
+    design = {**base.model, "sharing": MODELS[model][1], **design}
     if model in rivals.DECODERS:
         design = {"decoder": model, "pretrained": True}
-    own = {field.name: run[field.name] for field in fields(base) if field.name in run}
-    own |= {"model": design, "encoder_factor": encoder_factor}
-    tuned = TUNED.get(run.get("start", data))
-    if tuned and "learning_rate" not in run:
-        own["learning_rate"] = tuned.get(model)
+    own: dict = {"learning_rate": tuned.get(model)} if tuned else {}
+    own |= {field.name: run[field.name] for field in fields(base) if field.name in run}
     if "alpha" in run:
         own["beta"] = 1 - run["alpha"]
     if run.get("fold"):
         own["dataset"] = partial(base.dataset, fold=run["fold"])
-    return replace(base, **own)
+    return replace(base, **{**own, "model": design, "encoder_factor": encoder_factor})
 
 
 def settings(run: dict) -> dict:
@@ -122,10 +118,9 @@ def settings(run: dict) -> dict:
         return {"networks": [settings({**run, "model": f"{task} only"}) for task in BOTH]}
     recipe = recipe_of(run)
     pairs = [(field, getattr(recipe, field.name)) for field in fields(recipe)]
-    named = {f.name: v for f, v in pairs if f.name in ALWAYS_NAMED or v != f.default}
-    if run.get("fold"):
-        named["fold"] = run["fold"]
-    named |= {"dataset": DATA[run.get("data", "scenes")][1], "design": recipe.model}
+    named = {f.name: v for f, v in pairs if f.name not in LATER or v != f.default}
+    named |= {"fold": run["fold"]} if run.get("fold") else {}
+    named |= {"dataset": DATA[run.get("data", "scenes")][1], "design": named.pop("model")}
     return named | {"model": run["model"], "seed": run["seed"]}
 
 
@@ -134,14 +129,10 @@ def settings_and_changes(run: dict) -> dict:
     return settings(run) | {"changes": {c.name: c.values for c in changes.CHANGES.values()}}
 
 
-def fingerprint(settings: dict) -> str:
-    """A short name for a folder that belongs to these settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def train(run: dict, scratch: Path | None):
     """Train the model of a run, or go on with what its folder in `scratch` holds; returns model and
-    history. Raises ValueError where no learning rate was tuned."""
+    history. Where another process trains the same run, wait for its end, and take what it got.
+    Raises ValueError where no learning rate was tuned."""
     recipe, outputs = recipe_of(run), MODELS[run["model"]][0]
     if run["model"] == "two networks":
         both, history = models.TwoNetworks(outputs, **recipe.model), []
@@ -150,13 +141,18 @@ def train(run: dict, scratch: Path | None):
             both.networks[task].load_state_dict(network.state_dict())
             history += epochs
         return both, history
-    if recipe.learning_rate is None:
-        none = f"model {run['model']!r} has no learning rate for the start {run.get('start')!r}"
-        raise ValueError(f"{none}; run the tuning experiment, and enter the best into TUNED")
-    return _fit(run, recipe, scratch and scratch / fingerprint(settings(run)))
+    none = f"model {run['model']!r} has no learning rate for the start {run.get('start')!r}"
+    advice = "run the tuning experiment, and enter the best into TUNED"
+    checks.require(recipe.learning_rate is not None, f"{none}; {advice}")
+    if scratch is None:
+        return _fit(run, recipe)
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = scratch / fingerprint(settings(run))
+    with FileLock(f"{folder}.lock"):
+        return _fit(run, recipe, folder)
 
 
-def _fit(run: dict, recipe: recipes.Recipe, folder: Path | None):
+def _fit(run: dict, recipe: recipes.Recipe, folder: Path | None = None):
     build = rivals.Rival if run["model"] in rivals.DECODERS else models.FusionModel
     return recipes.fit(recipe, MODELS[run["model"]][0], run["seed"], folder, build)
 
@@ -174,6 +170,19 @@ def minutes(history: list[dict]) -> float:
     return sum(entry["seconds"] for entry in history) / 60
 
 
+def chosen(columns: dict[str, str], scores: dict) -> dict:
+    """{column: number or list of numbers} of what there is in nested scores; `columns` says where,
+    for example "semantic.miou"."""
+    flat = pd.json_normalize(scores).iloc[0]
+    return {c: np.asarray(flat[path]).tolist() for c, path in columns.items() if path in flat}
+
+
+def _decoding(run: dict, model, **how) -> dict:
+    """Chosen on validation pictures, see `recipes.tune_decoding`; without regions there is none."""
+    regions = has_regions(MODELS[run["model"]][0])
+    return recipes.tune_decoding(model, recipe_of(run), **how) if regions else {}
+
+
 def validation_scores(run: dict, model, history: list[dict]) -> dict:
     """The best epoch, as `training.train` picks it. No test picture is touched."""
     best = max(history, key=lambda epoch: epoch["val_score"])
@@ -182,28 +191,18 @@ def validation_scores(run: dict, model, history: list[dict]) -> dict:
 
 def decoded_validation_scores(run: dict, model, history: list[dict]) -> dict:
     """`validation_scores`, and covering and mIoU decoded as is best on the same pictures."""
-    numbers, recipe = validation_scores(run, model, history), recipe_of(run)
-    if "region" not in MODELS[run["model"]][0]:
-        return numbers
-    scores = recipes.scores(model, recipe, recipes.tune_decoding(model, recipe), "val")
-    return numbers | chosen({name: MAIN[name] for name in ("covering", "miou_fused")}, scores)
-
-
-def chosen(columns: dict[str, str], scores: dict) -> dict:
-    """{column: number or list of numbers} of what there is in nested scores; `columns` says where,
-    for example "semantic.miou"."""
-    flat = pd.json_normalize(scores).iloc[0]
-    return {c: np.asarray(flat[path]).tolist() for c, path in columns.items() if path in flat}
+    decoding = _decoding(run, model)
+    scores = recipes.scores(model, recipe_of(run), decoding, "val")
+    columns = {name: MAIN[name] for name in ("covering", "miou_fused")}
+    return validation_scores(run, model, history) | chosen(columns, scores)
 
 
 def full_test_scores(run: dict, model, history: list[dict]) -> dict:
     """All of `TEST` and `SERIES`, with a decoding chosen on validation pictures."""
-    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
-    regions = has_regions(tasks)
-    decoding = recipes.tune_decoding(model, recipe, joint=False) if regions else {}
-    scores = recipes.scores(model, recipe, decoding)
-    if regions and "semantic" in tasks:
-        decoding = recipes.tune_decoding(model, recipe)
+    recipe = recipe_of(run)
+    scores = recipes.scores(model, recipe, _decoding(run, model, joint=False))
+    if "partition" in scores and "semantic" in scores:
+        decoding = _decoding(run, model)
         scores["joint"] = recipes.scores(model, recipe, decoding) | {"decoding": decoding}
     series = {name: [epoch[name] for epoch in history] for name in SERIES if name in history[0]}
     return chosen(TEST, scores) | series
@@ -211,9 +210,7 @@ def full_test_scores(run: dict, model, history: list[dict]) -> dict:
 
 def main_test_scores(run: dict, model, history: list[dict]) -> dict:
     """`MAIN` alone, in less time: with a decoding chosen on 40 validation pictures."""
-    recipe, regions = recipe_of(run), has_regions(MODELS[run["model"]][0])
-    decoding = recipes.tune_decoding(model, recipe, pictures=40) if regions else {}
-    return chosen(MAIN, recipes.scores(model, recipe, decoding))
+    return chosen(MAIN, recipes.scores(model, recipe_of(run), _decoding(run, model, pictures=40)))
 
 
 def scores_and_encoder_changes(run: dict, model, history: list[dict]) -> dict:
@@ -223,10 +220,10 @@ def scores_and_encoder_changes(run: dict, model, history: list[dict]) -> dict:
     2022, "Are all layers created equal?", section 2)."""
     numbers, recipe = main_test_scores(run, model, history), recipe_of(run)
     if recipe.model["pretrained"] and not recipe.model.get("frozen_stages"):
-        pairs = list(zip(encoders.backbone("lite0", pretrained=True).stages, model.encoder.stages))
-        numbers["moved"] = [_moved(*pair) for pair in pairs]
+        stages = encoders.backbone("lite0", pretrained=True).stages
+        numbers["moved"] = [_moved(*pair) for pair in zip(stages, model.encoder.stages)]
         if "semantic" in MODELS[run["model"]][0]:
-            numbers["put_back"] = [_put_back(model, recipe, *pair) for pair in pairs]
+            numbers["put_back"] = [_put_back(model, recipe, *one) for one in enumerate(stages)]
     return numbers
 
 
@@ -235,13 +232,10 @@ def _moved(*stages) -> float:
     return float((new - old).norm() / old.norm())
 
 
-def _put_back(model, recipe: recipes.Recipe, before, after) -> float:
-    trained = {name: values.clone() for name, values in after.state_dict().items()}
-    after.load_state_dict(before.state_dict())
-    try:
-        return _argmax_miou(model, recipe)
-    finally:
-        after.load_state_dict(trained)
+def _put_back(model, recipe: recipes.Recipe, number: int, before) -> float:
+    model = copy.deepcopy(model)
+    model.encoder.stages[number].load_state_dict(before.state_dict())
+    return _argmax_miou(model, recipe)
 
 
 def _argmax_miou(model, recipe: recipes.Recipe) -> float:
@@ -254,15 +248,14 @@ def _argmax_miou(model, recipe: recipes.Recipe) -> float:
 
 def scores_under_changes(run: dict, model, history: list[dict]) -> dict:
     """Test pictures under every change, decoded as suits unchanged validation pictures."""
-    recipe, tasks = recipe_of(run), MODELS[run["model"]][0]
+    recipe, decoding = recipe_of(run), _decoding(run, model)
     photographs, size = recipe.dataset is datasets.StanfordBackground, recipes.seen(recipe)
     which, pictures = (changes.PIXEL_CHANGES, 18) if photographs else (changes.CHANGES, 50)
-    decoding = recipes.tune_decoding(model, recipe) if "region" in tasks else {}
     numbers = changes.curves(model, recipe.dataset, decoding, size, which, pictures)
-    if "semantic" not in tasks:
-        return numbers
-    borders = changes.border_curves(model, recipe.dataset("test"), decoding, size)
-    return numbers | {f"border_{name}": counts for name, counts in borders.items()}
+    if "semantic" in MODELS[run["model"]][0]:
+        borders = changes.border_curves(model, recipe.dataset("test"), decoding, size)
+        numbers |= {f"border_{name}": counts for name, counts in borders.items()}
+    return numbers
 
 
 def score_and_speed(run: dict, model, history: list[dict]) -> dict:
@@ -289,5 +282,5 @@ def _short_epoch(run: dict) -> float:
     def first(split: str, transform=None) -> Subset:
         return Subset(recipe.dataset(split, transform=transform), range(SHORT_EPOCH[split]))
 
-    _, (epoch,) = _fit(run, replace(recipe, dataset=first, epochs=1), None)
+    _, (epoch,) = _fit(run, replace(recipe, dataset=first, epochs=1))
     return epoch["seconds"]

@@ -1,11 +1,8 @@
 """The settings behind every number of the series, tried out on validation pictures only (see the
 experiment `tuning`), and what puts them to work. Notebook 04 spells out what `fit` does."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch.utils import data
@@ -29,17 +26,18 @@ SURFACES_TASKS = {**TASKS, "surfaces": 3}  # the third task has labels on the ph
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run besides the model's tasks and the seed."""
+    """Everything that decides a training run besides the model's tasks and the seed. The defaults
+    suit the scenes."""
 
-    dataset: Callable  # split, transform -> SegmentationDataset
-    size: tuple[int, int]  # (H, W) at which the network sees a picture
-    tau: float  # the rim's limit, in pixels at that size; see targets.region_target
-    smallest_crop: float
-    light: float
-    model: dict  # arguments of FusionModel besides outputs
-    batch_size: int
-    epochs: int
-    learning_rate: float
+    dataset: Callable = datasets.Scenes  # split, transform -> SegmentationDataset
+    size: tuple[int, int] = (64, 64)  # (H, W) at which the network sees a picture
+    tau: float = 2.0  # the rim's limit, in pixels at that size; see targets.region_target
+    smallest_crop: float = 1.0
+    light: float = 0.2
+    model: dict = field(default_factory=dict)  # arguments of FusionModel besides outputs
+    batch_size: int = 8
+    epochs: int = 30
+    learning_rate: float = 8e-3
     alpha: float = 1.0
     beta: float = 1.0
     weighting: str = "sum"  # see weighting.choose
@@ -49,17 +47,7 @@ class Recipe:
     resident: bool = False  # training pictures are kept on the device, see engine.resident
 
 
-SCENES = Recipe(
-    dataset=datasets.Scenes,
-    size=(64, 64),
-    tau=2.0,
-    smallest_crop=1.0,
-    light=0.2,
-    model={},
-    batch_size=8,
-    epochs=30,
-    learning_rate=8e-3,
-)
+SCENES = Recipe()
 PHOTOGRAPHS = Recipe(
     dataset=datasets.StanfordBackground,
     size=(192, 256),
@@ -67,28 +55,22 @@ PHOTOGRAPHS = Recipe(
     smallest_crop=0.4,
     light=0.3,
     model={"encoder": "lite0", "width": 32, "pretrained": True},
-    batch_size=8,
     epochs=16,
     learning_rate=2e-3,
 )
 # For both tasks at once: a decoder a task, twice the weight for the regions (see the experiment
 # `designs`), and as many epochs as fit into the time that two networks take.
-PHOTOGRAPHS_FUSED = replace(
-    PHOTOGRAPHS, beta=2.0, epochs=22, model={**PHOTOGRAPHS.model, "sharing": "decoders"}
-)
+_OWN_DECODERS = {**PHOTOGRAPHS.model, "sharing": "decoders"}
+PHOTOGRAPHS_FUSED = replace(PHOTOGRAPHS, beta=2.0, epochs=22, model=_OWN_DECODERS)
 # At their own size; for a GPU.
 PHOTOGRAPHS_WHOLE = replace(PHOTOGRAPHS, size=(240, 320), tau=5.0, epochs=22, resident=True)
 # Small and short, so that many runs fit into an hour of a laptop (notebook 10).
 PHOTOGRAPHS_SMALL = replace(PHOTOGRAPHS, size=(96, 128), tau=2.0, epochs=6)
-SMALL_ENCODER = {"encoder": "small", "width": 16}
-PHOTOGRAPHS_SCRATCH = replace(
-    PHOTOGRAPHS, size=(120, 160), tau=2.5, model=SMALL_ENCODER, epochs=30, learning_rate=8e-3
-)
+_SMALL_ENCODER = {"size": (120, 160), "tau": 2.5, "model": {"encoder": "small", "width": 16}}
+PHOTOGRAPHS_SCRATCH = replace(PHOTOGRAPHS, **_SMALL_ENCODER, epochs=30, learning_rate=8e-3)
 
 
-def loaders(
-    recipe: Recipe, outputs: dict[str, int], seed: int = 0
-) -> tuple[DataLoader | ResidentLoader, DataLoader]:
+def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple:
     """Training and validation loaders of a recipe; targets are computed after the augmentation.
 
     With `recipe.labels` or `recipe.pictures` below 1, `seed` draws the pictures that keep their
@@ -99,101 +81,72 @@ def loaders(
     a share, affinities or several processes."""
     rank, sharers = processes.rank_and_count()
     _check(recipe, outputs, sharers)
-    val = _validation_pictures(recipe, outputs)
-    if sharers > 1:
-        val = Subset(val, range(rank, len(val), sharers))
-    return _training_loader(recipe, outputs, seed, sharers), DataLoader(val, 20)
+    val = _pictures(recipe, outputs, "val", evaluation_transform(recipe.size))
+    share = Subset(val, range(rank, len(val), sharers)) if sharers > 1 else val
+    return _training_loader(recipe, outputs, seed, sharers), DataLoader(share, 20)
 
 
 def _check(recipe: Recipe, outputs: dict[str, int], sharers: int) -> None:
     labels, pictures = recipe.labels, recipe.pictures
     for name, share in (("labels", labels), ("pictures", pictures)):
         checks.expect(0 < share <= 1, name, share, "a share of the pictures in (0, 1]")
-    if labels < 1 and pictures < 1:
-        raise ValueError(f"labels is {labels} and pictures {pictures}; expected 1 for one of them")
-    few = labels < 1 or pictures < 1
+    given, few = f"labels is {labels} and pictures {pictures}", labels < 1 or pictures < 1
+    checks.require(1 in (labels, pictures), f"{given}; expected 1 for one of them")
     wrong = recipe.resident and (few or "affinity" in outputs or sharers > 1)
     expected = "one process, all pictures and labels, and no affinities: leave it False here"
     checks.expect(not wrong, "resident", True, expected)
-    if sharers > 1 and (few or recipe.batch_size % sharers):
-        given = f"labels is {labels}, pictures {pictures} and batch_size {recipe.batch_size}"
-        expected = "all labels of all pictures, and a batch that divides into equal shares"
-        raise ValueError(f"{given}, with {sharers} processes; expected {expected}")
+    given = f"{given} and batch_size {recipe.batch_size}, with {sharers} processes"
+    expected = "all labels of all pictures, and a batch that divides into equal shares"
+    divides = not few and recipe.batch_size % sharers == 0
+    checks.require(sharers == 1 or divides, f"{given}; expected {expected}")
 
 
 def _training_loader(recipe: Recipe, outputs: dict[str, int], seed: int, sharers: int):
-    crop, light = recipe.smallest_crop, recipe.light
+    seen = {"size": recipe.size, "smallest_crop": recipe.smallest_crop, "light": recipe.light}
     if recipe.resident:
-        kept = recipe.dataset("train"), recipe.batch_size, recipe.size, recipe.tau
-        return ResidentLoader(*kept, devices.choose_device(), crop, light)
-    augment = augmentation(recipe.size, smallest_crop=crop, light=light)
-    train = recipe.dataset("train", transform=v2.Compose([augment, *_targets(recipe, outputs)]))
-    drawn = np.random.default_rng(seed).permutation(len(train)).tolist()
-    sampler = RandomSampler(train)
+        kept, device = recipe.dataset("train"), devices.choose_device()
+        return ResidentLoader(kept, recipe.batch_size, tau=recipe.tau, device=device, **seen)
+    train = _pictures(recipe, outputs, "train", augmentation(**seen))
+    sampler, count = RandomSampler(train), len(train)
+    drawn = np.random.default_rng(seed).permutation(count).tolist()
+    drawn = drawn[: max(1, round(min(recipe.labels, recipe.pictures) * count))]
     if sharers > 1:
         sampler = data.DistributedSampler(train, seed=seed, drop_last=True)
     elif recipe.pictures < 1:
-        few = Subset(train, drawn[: max(1, round(recipe.pictures * len(train)))])
-        train, sampler = few, RandomSampler(few, num_samples=len(train))
+        train = Subset(train, drawn)
+        sampler = RandomSampler(train, num_samples=count)
     elif recipe.labels < 1 and "semantic" in outputs:
-        labelled = drawn[: max(1, round(recipe.labels * len(train)))]
-        sampler = _few_labels(labelled, len(train), alone="region" not in outputs)
-        train = datasets.PartlyLabelled(train, labelled)
+        # As many pictures as there are, drawn with replacement: for the semantic task alone all
+        # from the labelled ones, beside the region task half from these and half from all.
+        chances = np.full(count, 0.5 / count if "region" in outputs else 0.0)
+        chances[drawn] += 0.5 / len(drawn)
+        sampler = data.WeightedRandomSampler(chances, count)
+        train = datasets.PartlyLabelled(train, drawn)
     return DataLoader(train, recipe.batch_size // sharers, sampler=sampler, drop_last=True)
 
 
-def _few_labels(labelled: list[int], count: int, alone: bool) -> data.WeightedRandomSampler:
-    """As many pictures as there are, drawn with replacement: for the semantic task alone all from
-    the labelled ones, beside the region task half from these and half from all."""
-    chances = np.full(count, 0.0 if alone else 0.5 / count)
-    chances[labelled] += 0.5 / len(labelled)
-    return data.WeightedRandomSampler(chances, count)
-
-
-def _validation_pictures(recipe: Recipe, outputs: dict[str, int]):
-    steps = [evaluation_transform(recipe.size), *_targets(recipe, outputs)]
-    return recipe.dataset("val", transform=v2.Compose(steps))
-
-
-def _targets(recipe: Recipe, outputs: dict[str, int]) -> list[Callable]:
-    """What is computed from the label maps of a sample, for the tasks that learn it."""
+def _pictures(recipe: Recipe, outputs: dict[str, int], split: str, transform: Callable):
+    """A split, transformed, then with the targets that the tasks learn."""
     made = {"region": targets.RegionTarget(recipe.tau), "affinity": AffinityTarget()}
-    return [target for task, target in made.items() if task in outputs]
+    steps = [transform, *(target for task, target in made.items() if task in outputs)]
+    return recipe.dataset(split, transform=v2.Compose(steps))
 
 
-def fit(
-    recipe: Recipe,
-    outputs: dict[str, int],
-    seed: int = 0,
-    folder: str | Path | None = None,
-    build: Callable = models.FusionModel,
-):
-    """Build the model for the tasks in `outputs` and train it; returns it with its history.
-
-    `build` makes the model of `outputs` and `recipe.model`, for example `models.TwoNetworks`. A run
-    found in `folder` is resumed, but for weightings other than the plain sum: no such run can be.
-    """
-    train_loader, val_loader = loaders(recipe, outputs, seed)
-    weights = None
+def fit(recipe: Recipe, outputs: dict, seed=0, folder=None, build: Callable = models.FusionModel):
+    """Build the model for the tasks in `outputs` and train it; returns it with its history. `build`
+    makes the model of `outputs` and `recipe.model`, for example `models.TwoNetworks`. A run found
+    in `folder` is resumed; with another weighting than the plain sum no run can be."""
+    both, weights, options = loaders(recipe, outputs, seed), None, {"folder": folder}
     if "region" in outputs:
-        val = _validation_pictures(recipe, outputs)
+        val = _pictures(recipe, outputs, "val", evaluation_transform(recipe.size))
         weights = targets.class_weights(val[i]["region_target"] for i in range(len(val)))
     training.seed_everything(seed)
-    model = build(outputs, **recipe.model)
-    plain = recipe.weighting == "sum"
-    history = training.train(
-        model,
-        FusionLoss(recipe.alpha, recipe.beta, weights),
-        train_loader,
-        val_loader,
-        epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        encoder_factor=recipe.encoder_factor,
-        seed=seed,
-        weighting=None if plain else weighting.choose(recipe.weighting),
-        folder=folder if plain else None,
-    )
-    return model, history
+    model, loss = build(outputs, **recipe.model), FusionLoss(recipe.alpha, recipe.beta, weights)
+    if recipe.weighting != "sum":
+        options = {"weighting": weighting.choose(recipe.weighting)}
+    for name in ("epochs", "learning_rate", "encoder_factor"):
+        options[name] = getattr(recipe, name)
+    return model, training.train(model, loss, *both, seed=seed, **options)
 
 
 def tune_decoding(model, recipe: Recipe, pictures: int = 100, joint: bool = True) -> dict:

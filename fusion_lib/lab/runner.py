@@ -1,10 +1,8 @@
 """Makes the missing rows of a results file, one row a declared run, each with what made it. A kill
 leaves the old or the new file, with whole rows."""
 
-from __future__ import annotations
-
 import csv
-import io
+import hashlib
 import json
 import platform
 import subprocess
@@ -16,17 +14,19 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from fusion_lib import checks
 from fusion_lib.engine.files import write_whole
 
 ROOT = Path(__file__).parents[2]
 COST = ("minutes", "memory_mib")
 PROVENANCE = ("commit", "versions", "device", *COST, "settings")
-NUMERIC = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "torchjd", "mwatershed")
-PACKAGES = (*NUMERIC, "efficientnet-lite-pytorch", "segmentation-models-pytorch")
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "torchjd", "mwatershed")
+PACKAGES += ("efficientnet-lite-pytorch", "segmentation-models-pytorch")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Experiment:
 
     `settings` makes of a run everything that decides its result, as JSON can hold it; a stored row
     made with others is refused. `measure` makes of a run, and of a folder for what it must not lose
-    (or None), {measured name: number or list of numbers, "minutes": ..., "memory_mib": ...}.
-    """
+    (or None), {measured name: number or list of numbers, "minutes": ..., "memory_mib": ...}."""
 
     about: str  # one sentence
     runs: tuple[dict, ...]  # all have the same keys, which together tell the runs apart
@@ -58,14 +57,9 @@ class Table:
     def __init__(self, experiment: Experiment, path: Path):
         self.experiment, self.path = experiment, path
         self.declared = {self.key(run): run for run in experiment.runs}
-        if len(self.declared) < len(experiment.runs):
-            raise ValueError(f"{path.stem} declares two runs that look the same in five digits")
-        self.rows: dict[tuple, dict] = {}
-        self.problems: list[str] = []
-        self.content = path.read_bytes() if path.exists() else None  # rows are kept as they are
-        if self.content is not None:
-            text = self.content.decode(errors="surrogateescape").removesuffix("\n")
-            self._read(*map(_cells, text.split("\n")))
+        alike = f"{path.stem} declares two runs that look the same in five digits"
+        checks.require(len(self.declared) == len(experiment.runs), alike)
+        self.read()
 
     def key(self, run: dict) -> tuple:
         """What tells a run from the others, as the file spells it."""
@@ -76,36 +70,43 @@ class Table:
         return [run for key, run in self.declared.items() if key not in self.rows]
 
     def append(self, run: dict, numbers: dict) -> None:
-        """Add a row and write the whole file anew, beside and then in its place. Raises ValueError,
-        with nothing written, if numbers holds what is not declared, or is no number."""
-        if unknown := sorted(set(numbers) - {*self.experiment.measured, *COST}):
-            raise ValueError(f"numbers holds {unknown}, which the experiment does not declare")
-        settings = json.dumps(self.experiment.settings(run), sort_keys=True)
-        values = run | numbers | provenance() | {"settings": settings}
+        """Add a row to the file as it is now, written anew beside it and then in its place. Raises
+        ValueError, with nothing written, if numbers holds what is not declared, or is no number."""
+        unknown = sorted(set(numbers) - {*self.experiment.measured, *COST})
+        undeclared = f"numbers holds {unknown}, which the experiment does not declare"
+        checks.require(not unknown, undeclared)
+        settings = {"settings": json.dumps(self.experiment.settings(run), sort_keys=True)}
+        values = run | numbers | provenance() | settings
         row = {column: _text(values.get(column)) for column in self.experiment.columns}
-        try:
-            stored = row | run | self._numbers(row)
-        except ValueError as error:
-            raise ValueError(f"numbers holds what is no number ({error})") from None
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        if self.content is None:
-            writer.writerow(row)
-        elif not self.content.endswith(b"\n"):
-            buffer.write("\n")
-        writer.writerow(row.values())
-        content = (self.content or b"") + buffer.getvalue().encode()
+        table = pd.DataFrame([row])
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, content)
-        self.content, self.rows[self.key(run)] = content, stored
+        with FileLock(self.path.with_suffix(".lock")):
+            self.read()
+            try:
+                key, stored, _ = self._parse([*row.values()])
+            except ValueError as error:
+                raise ValueError(f"numbers holds what is no number ({error})") from None
+            text = table.to_csv(index=False, header=not self.lines, lineterminator="\n")
+            for part in self.path.parent.glob(f"{self.path.name}.*.part"):
+                part.unlink()  # of a runner that was killed
+            content = "".join(f"{line}\n" for line in self.lines) + text
+            write_whole(self.path, content.encode(errors="surrogateescape"))
+            self.rows[key] = stored
 
-    def _read(self, header: list[str], *lines: list[str]) -> None:
+    def read(self) -> None:
+        """Read the file anew: others may have added rows. Raises ValueError as the class does."""
+        self.rows, self.problems, self.lines = {}, [], []  # lines are kept as they are
+        if not self.path.exists():
+            return
+        text = self.path.read_bytes().decode(errors="surrogateescape")
+        self.lines = text.removesuffix("\n").split("\n")
+        header, *lines = map(_cells, self.lines)
         version = "is from another version of the experiment"
         expected, advice = self.experiment.columns, "move the file away and run again"
-        if header != expected:
-            gone, new = sorted(set(header) - set(expected)), sorted(set(expected) - set(header))
-            columns = f"columns {gone} are no longer declared, {new} are new (or the order differs)"
-            raise ValueError(f"{self.path.name} {version}: {columns}; {advice}")
+        gone, new = sorted(set(header) - set(expected)), sorted(set(expected) - set(header))
+        columns = f"columns {gone} are no longer declared, {new} are new (or the order differs)"
+        other = f"{self.path.name} {version}: {columns}; {advice}"
+        checks.require(header == expected, other)
         for number, cells in enumerate(lines, 2):
             where = f"{self.path.name}, line {number}"
             try:
@@ -114,59 +115,62 @@ class Table:
                 self.problems.append(f"{where}: {error}; kept, not used")
                 continue
             now = json.loads(json.dumps(self.experiment.settings(self.declared[key])))
-            if there != now:
-                absent = "not there"
-                pairs = {k: (there.get(k, absent), now.get(k, absent)) for k in {**there, **now}}
-                changed = {k: pairs[k] for k in sorted(pairs) if pairs[k][0] != pairs[k][1]}
-                changes = f"changed (there, now): {changed}"
-                raise ValueError(f"{where}, {version}; {changes}; {advice}")
+            names, absent = sorted({*there, *now}), "not there"
+            pairs = {name: (there.get(name, absent), now.get(name, absent)) for name in names}
+            changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+            other = f"{where}, {version}; changed (there, now): {changed}; {advice}"
+            checks.require(not changed, other)
             self.rows[key] = row
 
     def _parse(self, cells: list[str]) -> tuple[tuple, dict, dict]:
         """Key, row and settings of a line."""
         columns = self.experiment.columns
-        if len(cells) != len(columns):
-            raise ValueError(f"{len(cells)} cells where {len(columns)} are expected")
+        count = f"{len(cells)} cells where {len(columns)} are expected"
+        checks.require(len(cells) == len(columns), count)
         row = dict(zip(columns, cells))
         key = self.key(row)
-        if key not in self.declared:
-            raise ValueError(f"a run that is not declared: {dict(zip(columns, key))}")
-        if key in self.rows:
-            raise ValueError("the same run as an earlier line")
+        undeclared = f"a run that is not declared: {dict(zip(columns, key))}"
+        checks.require(key in self.declared, undeclared)
+        checks.require(key not in self.rows, "the same run as an earlier line")
+        measured = (*self.experiment.measured, *COST)
         try:
-            numbers, settings = self._numbers(row), json.loads(row["settings"])
+            numbers = {name: _number(row[name]) for name in measured}
+            settings = json.loads(row["settings"])
         except ValueError as error:
             raise ValueError(f"a cell cannot be read ({error})") from None
-        if not isinstance(settings, dict):
-            raise ValueError("settings is no JSON object")
+        checks.require(isinstance(settings, dict), "settings is no JSON object")
         return key, row | self.declared[key] | numbers, settings
-
-    def _numbers(self, row: dict[str, str]) -> dict:
-        return {name: _number(row[name]) for name in (*self.experiment.measured, *COST)}
 
 
 def make_missing(experiment: Experiment, path: Path, scratch: Path) -> None:
     """Make the rows that a results file lacks; `scratch` is a folder for unfinished runs and
-    trained weights. Raises RuntimeError while another runner works on the file, ValueError as
-    `Table` does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(path.with_suffix(".lock")).acquire(timeout=0)
-    except Timeout:
-        busy = f"another runner is at work on {path.name}; wait until it ends, or stop it"
-        raise RuntimeError(busy) from None
-    with lock:
-        for part in path.parent.glob(f"{path.name}.*.part"):
-            part.unlink()  # of a runner that was killed
-        table = Table(experiment, path)
-        print(*table.problems, sep="\n", end="\n" * bool(table.problems), file=sys.stderr)
-        provenance()  # remembers the commit of the code that runs; the files may change meanwhile
-        count, missing = len(experiment.runs), table.missing()
-        with tqdm(total=count, initial=count - len(missing), desc=path.stem, unit="run") as bar:
-            for run in missing:
-                bar.set_postfix_str(" ".join(map(str, run.values())))
-                table.append(run, experiment.measure(run, scratch))
-                bar.update()
+    trained weights. Several runners may share a file: each makes the runs that none of the others
+    is at work on. Raises ValueError as `Table` does."""
+    for folder in (path.parent, scratch):
+        folder.mkdir(parents=True, exist_ok=True)
+    provenance()  # remembers the commit of the code that runs; the files may change meanwhile
+    table, count = Table(experiment, path), len(experiment.runs)
+    print(*table.problems, sep="\n", end="\n" * bool(table.problems), file=sys.stderr)
+    with tqdm(total=count, initial=len(table.rows), desc=path.stem, unit="run") as bar:
+        for run in table.missing():
+            try:
+                lock = FileLock(scratch / f"{path.stem}_{fingerprint(run)}.lock").acquire(timeout=0)
+            except Timeout:
+                continue  # another runner is at work on it
+            with lock:
+                table.read()
+                if run in table.missing():
+                    bar.set_postfix_str(" ".join(map(str, run.values())))
+                    table.append(run, experiment.measure(run, scratch))
+                    bar.update(len(table.rows) - bar.n)
+    table.read()
+    if left := len(table.missing()):
+        print(f"{left} runs are in the hands of other runners", file=sys.stderr)
+
+
+def fingerprint(settings: dict) -> str:
+    """A short name for a file or folder that belongs to these settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @cache

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from fusion_lib.engine import files
@@ -138,7 +139,7 @@ def test_one_row_a_run_with_the_declared_columns(path):
         assert row["other"] == "" and row["memory_mib"] == "123.46"
         assert float(row["minutes"]) == pytest.approx(expected["minutes"], rel=1e-4)
         assert json.loads(row["settings"]) == {**run, "epochs": 3, "size": [8, 8], "labels": None}
-    assert {p.name for p in path.parent.iterdir()} <= {"toy.csv", "toy.lock"}
+    assert {p.name for p in path.parent.iterdir()} <= {"toy.csv", "toy.lock", "scratch"}
 
 
 def test_each_run_is_measured_in_turn_with_the_scratch_folder(path):
@@ -656,15 +657,21 @@ def test_a_file_that_cannot_be_written_keeps_its_rows(path, monkeypatch, how):
 # --- one runner a file -------------------------------------------------------------------------
 
 
-def test_a_second_runner_in_the_same_process(path):
+def test_a_second_runner_makes_the_runs_that_the_first_is_not_at_work_on(path, capsys):
+    """The first then finds nothing more to do; each run is measured once and has one row."""
+    first, second = Recorder(), Recorder()
+
     def measure(run, folder):
-        with pytest.raises(RuntimeError, match=r"another runner is at work on toy\.csv"):
-            go(path)
+        go(path, toy(second))
+        assert "1 runs are in the hands of other runners" in capsys.readouterr().err
         go(path.with_name("other.csv"))  # another file is nobody else's business
-        return numbers_of(run)
+        return first(run, folder)
 
     go(path, toy(measure))
-    assert stored(path) == stored(path.with_name("other.csv"))
+    assert first.runs == [RUNS[0]] and second.runs == list(RUNS[1:])
+    header, *rows = stored(path)
+    assert [header, rows[-1], *rows[:-1]] == stored(path.with_name("other.csv"))
+    assert Table(toy(), path).problems == [] and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()])
@@ -812,10 +819,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, nursery)
                 rows_at_kills.append(len(table.rows) if content else 0)
             assert len(rows_at_kills) < 200, "it makes no progress"
         assert stored(path) == expected
-        assert {p.name for p in path.parent.iterdir()} <= {
-            "toy.csv",
-            "toy.lock",
-        }  # no half file left
+        assert not list(path.parent.glob("*.part"))  # no half file left
         rounds += 1
     assert len(set(rows_at_kills)) >= 3 and set(rows_at_kills) & set(range(1, COUNT))
 
@@ -841,25 +845,31 @@ def test_killed_while_a_row_is_written(path, nursery, tmp_path, how, rows):
     assert stored(path) == stored(tmp_path / "straight.csv")
 
 
-def test_a_second_process_is_turned_away_until_the_first_is_dead(path, nursery):
+def test_two_processes_share_the_runs_and_a_dead_ones_run_is_taken_over(path, nursery):
     go(path, toy(runs=RUNS[:2]))
     before, recorder = path.read_bytes(), Recorder()
-    nursery.start(path, "hold")
+    nursery.start(path, "hold")  # at work on the third
     try:
-        for _ in range(3):
-            with pytest.raises(
-                RuntimeError,
-                match=r"another runner is at work on toy\.csv; wait until it ends, or stop it",
-            ):
-                go(path, toy(recorder))
-        assert path.read_bytes() == before and recorder.runs == []
-        assert len(Table(toy(), path).rows) == 2  # reading needs no lock
+        go(path, toy(recorder))
+        go(path, toy(recorder))
+        assert recorder.runs == list(RUNS[3:])
+        assert path.read_bytes().startswith(before)
+        assert Table(toy(), path).missing() == [RUNS[2]]  # reading needs no lock
     finally:
         status = nursery.end(kill_after=0)
     assert status == -signal.SIGKILL
-    assert measured_now(path) == list(
-        RUNS[2:]
-    )  # the lock's file lies there still, and does not matter
+    assert measured_now(path) == [RUNS[2]]  # the lock's file lies there still, and does not matter
+
+
+def test_processes_at_work_at_the_same_time_lose_no_row_and_make_none_twice(
+    path, nursery, tmp_path
+):
+    nursery.start(path)
+    go(path, toy(lambda run, folder: time.sleep(0.004) or numbers_of(run)))
+    assert nursery.end() == 0
+    go(tmp_path / "straight.csv")
+    assert sorted(stored(path)) == sorted(stored(tmp_path / "straight.csv"))
+    assert Table(toy(), path).problems == []
 
 
 # --- reading and repeating ---------------------------------------------------------------------
@@ -993,12 +1003,12 @@ def test_main_runs_the_named_experiment(shipped, monkeypatch):
 
 def test_main_says_in_one_line_why_it_refuses(shipped, capsys, monkeypatch):
     def measure(run, folder):
-        assert main(["toy"]) == 2  # the second runner
-        return numbers_of(run)
+        raise RuntimeError("the GPU is gone")
 
     monkeypatch.setattr(experiments, "EXPERIMENTS", {"toy": toy(measure)})
-    assert main(["toy"]) == 0
-    assert "another runner is at work on toy.csv" in capsys.readouterr().err
+    assert main(["toy"]) == 2
+    assert capsys.readouterr().err == "the GPU is gone\n"
+    shipped.parent.mkdir(exist_ok=True)
     shipped.write_text("x,y\n")
     assert main(["toy"]) == 2
     said = capsys.readouterr().err
@@ -1038,6 +1048,9 @@ def test_a_run_trains_in_the_folder_of_its_settings(tmp_path, monkeypatch):
 
     def fit(recipe, outputs, seed, folder, build):
         folders.append(folder)
+        if folder:  # another process would wait
+            with pytest.raises(Timeout):
+                FileLock(f"{folder}.lock").acquire(timeout=0)
         return build(outputs), [{"seconds": 1.0}]
 
     monkeypatch.setattr(measures.recipes, "fit", fit)
