@@ -2,7 +2,7 @@
 # make test                                       make check, then every test
 # make check                                      lint, format and types, in seconds
 # make lab                                        JupyterLab on notebooks/
-# make bench                                      times and memory, on this machine
+# make bench                                      times, on this machine
 # make experiment [NAME=fusion]                  the runs behind a results file; without NAME, lists them
 # make checkpoint [DATASET=...]                   for authors: train the shipped models
 # make outputs                                    for authors: execute the notebooks and store their outputs
@@ -41,7 +41,7 @@ bench: .venv/ready
 	$(PY) -m fusion_lib.lab.bench
 
 outputs: .venv/ready
-	$(PY) -m fusion_lib.lab.notebooks store
+	$(PY) -m fusion_lib.lab.jobs outputs
 
 experiment: .venv/ready
 	$(PY) -m fusion_lib.lab.experiments $(or $(NAME),--list)

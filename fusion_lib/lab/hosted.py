@@ -2,12 +2,10 @@
 
     python -m fusion_lib.lab.hosted owner/name     # on GitHub; or: make colab REPO=owner/name
 
-The address stands in pyproject.toml. From there it gets into the set-up cell of every notebook and,
-as badges that open the notebook on Colab, Kaggle and Binder, below the titles of notebooks and
-README. OWNER/REPOSITORY takes the name back: no badge, and the set-up cell asks for a wheel.
+The address stands in pyproject.toml, in the set-up cell of every notebook and, in badges that open
+the notebook on Colab, Kaggle and Binder, below the titles of notebooks and README. OWNER/REPOSITORY
+takes the name back: no badge, and the set-up cell asks for a wheel.
 """
-
-from __future__ import annotations
 
 import importlib
 import json
@@ -35,7 +33,6 @@ from fusion_lib.lab import hosted; hosted.start()  # the runtime's torch and num
 WITH_ADDRESS = 'wheel = wheel or ["git+{address}"]'
 ASKED = "put fusion_lib-*.whl here (make wheel), or run make lab"
 WITHOUT_ADDRESS = f'assert wheel or has("fusion_lib"), "{ASKED}"'
-FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}  # on Colab, in JupyterLab
 
 # Markdown of the badges. HEAD is the default branch, whatever its name.
 COLAB, KAGGLE = "https://colab.research.google.com", "https://kaggle.com"
@@ -118,21 +115,9 @@ def with_badges(text: str, line: str) -> str:
     return "\n\n".join(part for part in (title, line, rest) if part)
 
 
-def set_up(notebook: dict, address: str, path: str) -> None:
-    """Give a notebook (as JSON) its set-up cell, folded, and its badges; all else stays. Raises
-    ValueError where it does not begin with a title and a set-up cell."""
-    first, second = notebook["cells"][:2]
-    if first["cell_type"] != "markdown" or "find_spec" not in "".join(second["source"]):
-        raise ValueError(f"{path} does not begin with a title and the set-up cell; give it both")
-    title = with_badges("".join(first["source"]), badges(address, path))
-    first["source"] = title.splitlines(keepends=True)
-    second["source"] = setup_cell(address).splitlines(keepends=True)
-    second["metadata"].update(FOLDED)
-
-
-def name_repository(name: str, root: Path = ROOT) -> list[str]:
-    """Name the repository in a clone of the project; returns the files that changed. Raises
-    ValueError, with nothing written, where the name or a file is not as it should be."""
+def name_repository(name: str, root: Path = ROOT) -> None:
+    """Name the repository in a clone of the project. Raises ValueError, with nothing written, where
+    the name, or pyproject.toml, or the beginning of a notebook is not as it should be."""
     if not NAME.fullmatch(name):
         expected = "owner/name, as in https://github.com/owner/name"
         raise ValueError(f"REPO is {name!r}; expected {expected}")
@@ -144,25 +129,21 @@ def name_repository(name: str, root: Path = ROOT) -> list[str]:
         readme: with_badges(readme.read_text(encoding="utf-8"), badges(now, FRONT)),
     }
     for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        set_up(notebook, now, f"notebooks/{path.name}")
+        notebook, place = json.loads(path.read_text(encoding="utf-8")), f"notebooks/{path.name}"
+        first, second = notebook["cells"][:2]
+        if first["cell_type"] != "markdown" or "find_spec" not in "".join(second["source"]):
+            lacks = "does not begin with a title and the set-up cell; give it both"
+            raise ValueError(f"{place} {lacks}")
+        title = with_badges("".join(first["source"]), badges(now, place))
+        first["source"] = title.splitlines(keepends=True)
+        second["source"] = setup_cell(now).splitlines(keepends=True)
         texts[path] = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    changed = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
-    for path in changed:
-        path.write_text(texts[path], encoding="utf-8")
-    return [path.relative_to(root).as_posix() for path in changed]
-
-
-def main(arguments: list[str]) -> int:
-    """Name the repository; returns the exit status."""
-    try:
-        changed = name_repository(arguments[0] if len(arguments) == 1 else " ".join(arguments))
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print("\n".join(changed) or "nothing to change")
-    return 0
+    for path, text in texts.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        name_repository(" ".join(sys.argv[1:]))
+    except ValueError as error:
+        sys.exit(str(error))

@@ -2,29 +2,25 @@
 backward, clipping, update), with one switch after another turned on, and how near that is to the
 limit. `bench` prints and stores what is measured here."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import statistics
-import time
+import timeit
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from torch import nn
-from torch.profiler import ProfilerActivity
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.transforms import v2
 
-from fusion_lib import datasets, models, targets, training
+from fusion_lib import models, training
 from fusion_lib.engine import devices
 from fusion_lib.engine.resident import ResidentLoader
 from fusion_lib.lab import recipes, rivals
 from fusion_lib.losses import FusionLoss
-from fusion_lib.transforms import augmentation
 
 # What names of operations hold, on a CPU and on a GPU; the first group that fits has it.
 GROUPS = {
@@ -47,20 +43,13 @@ SWITCHES = (
 
 def seconds(work: Callable, repeats: int) -> float:
     """Mean time of a call, the device's work included, after two to warm up."""
-    work(), work()
-    _wait()
-    began = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    _wait()
-    return (time.perf_counter() - began) / repeats
+    work()
+    return timeit.timeit(work, setup=work, timer=_now, number=repeats) / repeats
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    elif torch.backends.mps.is_available():
-        torch.mps.synchronize()
+def _now() -> float:
+    torch.get_device_module(devices.choose_device()).synchronize()
+    return timeit.default_timer()
 
 
 def ladder(
@@ -69,18 +58,13 @@ def ladder(
     """Pictures a second: {"plain": ..., and after each further switch of `SWITCHES`: ...}, or why a
     switch is left out. The default fused model learns scenes, resized; plain is a loader on the
     CPU, 32-bit numbers, the usual memory layout, AdamW step by step, and a look at every loss.
-
-    `steps` are timed in each of three turns, of which the median counts; to `compile` takes up to a
-    minute on a CPU."""
-    works: dict[str, Callable] = {}
-    rates: dict[str, float | str] = {}
-    for count, name in enumerate(("plain", *SWITCHES)):
-        rates[name] = "left out, compiling takes longer than these steps"
-        if name != "compiled" or compile:
-            step, rates[name] = _step(device, SWITCHES[:count], size, batch_size)
-            if not rates[name]:
-                works[name] = step
-    return rates | _rates(works, lambda step: seconds(step, steps), batch_size, turns=3)
+    `steps` are timed in each of three turns; to `compile` takes up to a minute on a CPU."""
+    names = ("plain", *SWITCHES)
+    found = dict.fromkeys(names, "left out, compiling takes longer than these steps")
+    for count, name in enumerate(names if compile else names[:-1]):
+        found[name] = _step(device, SWITCHES[:count], size, batch_size)
+    works = {name: step for name, step in found.items() if callable(step)}
+    return found | _rates(works, lambda step: seconds(step, steps), batch_size, turns=3)
 
 
 def _rates(works: dict, clock: Callable, pictures: int, turns: int) -> dict[str, float]:
@@ -98,10 +82,10 @@ def limits(device: torch.device) -> dict[str, float]:
     source = torch.rand(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
 
-    def least(work: Callable) -> float:
-        return min(seconds(work, 5) for _ in range(3))
+    def least(*works: Callable) -> float:
+        return min(seconds(work, 5) for work in 3 * works)
 
-    product = min(least(lambda: matrix @ matrix), least(lambda: short @ short))
+    product = least(lambda: matrix @ matrix, lambda: short @ short)
     copy = least(lambda: target.copy_(source))
     return {"operations": 2 * side**3 / product, "bytes": 2 * source.nbytes / copy}
 
@@ -110,39 +94,28 @@ def needs(device: torch.device, size: tuple[int, int], batch_size: int) -> dict[
     """What a training step with all switches but the compiler needs for one picture, its loader
     left out: {"operations": of convolutions; "bytes": read and written by every operation, as if
     nothing stayed in a cache}."""
-    step, _ = _step(device, SWITCHES[:-1], size, batch_size)
+    step = _step(device, SWITCHES[:-1], size, batch_size)
     step()
     with FlopCounterMode(display=False) as counter, _Traffic() as whole:
         step()
-    batches = iter(loaders(device, size, batch_size)[1])
-    with _Traffic() as loader:
+    batches = iter(loader(size, batch_size, resident=True))
+    with _Traffic() as loading:
         next(batches)
-    needed = {"operations": counter.get_total_flops(), "bytes": whole.bytes - loader.bytes}
+    needed = {"operations": counter.get_total_flops(), "bytes": whole.bytes - loading.bytes}
     return {kind: number / batch_size for kind, number in needed.items()}
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes that operations are given and give. Views move nothing; an operation in
-    place writes to what it is given; `copy_` and its like do not read what they fill."""
+    """Adds up the bytes that operations are given and give. Views and what is left empty move
+    nothing; an operation that gives nothing back writes to all that it is given."""
 
-    FILL = ("copy_", "zero_", "fill_")
     bytes = 0
 
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
-        options = options or {}
-        result = operation(*arguments, **options)
-        name = operation.overloadpacket.__name__
-        if operation.is_view or name.startswith("empty"):
-            return result
-        declared = operation._schema.arguments
-        given = list(zip(declared, arguments))
-        given += [(one, options[one.name]) for one in declared if one.name in options]
-        changed = [v for one, v in given if one.alias_info and one.alias_info.is_write]
-        read = [v for _, v in given if not name.endswith("_like")]
-        if name in self.FILL:
-            read = [v for v in read if not any(v is filled for filled in changed)]
-        moved = tree_leaves((read, changed or result))
-        self.bytes += sum(t.nbytes for t in moved if isinstance(t, torch.Tensor))
+        result = operation(*arguments, **(options or {}))
+        if not operation.is_view and not operation.overloadpacket.__name__.startswith("empty"):
+            moved = tree_leaves((arguments, options, arguments if result is None else result))
+            self.bytes += sum(t.nbytes for t in moved if isinstance(t, Tensor))
         return result
 
 
@@ -175,15 +148,13 @@ def network_rates(device: torch.device, networks: dict, shape, backward=True) ->
 def profile(device: torch.device, size, batch_size: int, steps: int) -> dict[str, float]:
     """Shares of the time of plain steps by torch's profiler, see `shares`; on CUDA of the device's
     kernels, among which the loader on the CPU has none."""
-    step, _ = _step(device, (), size, batch_size)
+    step = _step(device, (), size, batch_size)
     step(), step()  # to warm up
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's messages are for its authors
-    cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
-    with torch.profiler.profile(activities=activities) as profiler:
+    with torch.profiler.profile() as profiler:
         for _ in range(steps):
             step()
-    own = "self_device_time_total" if cuda else "self_cpu_time_total"
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     return shares({event.key: getattr(event, own) for event in profiler.key_averages()})
 
 
@@ -199,45 +170,36 @@ def shares(spent: dict[str, float]) -> dict[str, float]:
 def data_rate(loader, device: torch.device, batches: int = 10) -> float:
     """Pictures a second that a loader gives, on the device, when nobody else works."""
     stream = _endless(loader)
-
-    def read() -> None:
-        for values in next(stream).values():
-            values.to(device)
-
-    return loader.batch_size / seconds(read, batches)
+    return loader.batch_size / seconds(lambda: devices.to_device(next(stream), device), batches)
 
 
-def loaders(device: torch.device, size, batch_size: int) -> tuple[DataLoader, ResidentLoader]:
-    """The same augmented scenes, from the CPU and kept on the device."""
-    tau, changes = recipes.SCENES.tau, {"smallest_crop": 0.4, "light": recipes.SCENES.light}
-    transform = v2.Compose([augmentation(size, **changes), targets.RegionTarget(tau)])
-    scenes = datasets.Scenes("train", transform=transform)
-    on_cpu = DataLoader(scenes, batch_size, shuffle=True, drop_last=True)
-    plain = datasets.Scenes("train")
-    return on_cpu, ResidentLoader(plain, batch_size, size, tau, device, **changes)
+def loader(size, batch_size: int, resident: bool) -> DataLoader | ResidentLoader:
+    """Augmented scenes, from the CPU, or kept on the device that `devices.choose_device` finds."""
+    changed = {"size": size, "batch_size": batch_size, "smallest_crop": 0.4, "resident": resident}
+    return recipes.loaders(replace(recipes.SCENES, **changed), recipes.TASKS)[0]
 
 
-def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> tuple[Callable, str]:
-    """A training step with these switches on, and why one of them cannot be."""
+def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> Callable | str:
+    """A training step with these switches on, or why one of them cannot be."""
     training.seed_everything(0)
     layout = torch.channels_last if "channels-last" in on else torch.contiguous_format
     half, short = devices.half_precision(device), "16-bit numbers" in on
     model = models.FusionModel(recipes.TASKS).to(device, memory_format=layout).train()
-    loss, forward, problem = FusionLoss(), model, ""
+    loss, forward = FusionLoss(), model
     fused = "fused optimizer" in on and device.type != "mps"
-    foreach = None if fused else False
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused, foreach=foreach)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused, foreach=False)
     mixed = torch.autocast(device.type, half, enabled=short)
     scaler = torch.amp.GradScaler(device.type, enabled=short and half == torch.float16)
-    batches = _endless(loaders(device, size, batch_size)["data on the device" in on])
+    batches = _endless(loader(size, batch_size, "data on the device" in on))
     if "compiled" in on:
         images = next(batches)["image"].to(device, memory_format=layout)
         with mixed:
             forward, problem = devices.compiled(model, images)
+        if problem:
+            return f"left out: {problem}"
 
     def step() -> None:
-        values = next(batches).items()
-        batch = {name: value.as_subclass(torch.Tensor).to(device) for name, value in values}
+        batch = {name: v.as_subclass(Tensor).to(device) for name, v in next(batches).items()}
         optimizer.zero_grad()
         with mixed:
             parts = loss(forward(batch["image"].contiguous(memory_format=layout)), batch)
@@ -249,7 +211,7 @@ def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> t
         if "no waiting" not in on:
             parts["total"].item()
 
-    return step, problem and f"left out: {problem}"
+    return step
 
 
 def _endless(loader):

@@ -1,8 +1,6 @@
 """What a figure shows, in words and a few numbers, to travel beside its picture: unlike pixels, it
 can be compared between machines, and differs by little where the last digits of data do."""
 
-from __future__ import annotations
-
 import json
 import sys
 from itertools import groupby

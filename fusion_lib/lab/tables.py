@@ -1,17 +1,13 @@
 """Tables: stored runs as the README and the notebooks show them, and scoreboards, one row a method
 tested on a recipe's test pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch.utils.data import Subset
 
 from fusion_lib import tuning
-from fusion_lib.engine import checkpoints
 from fusion_lib.intervals import t_interval
 from fusion_lib.lab import measures, recipes
 
@@ -24,7 +20,6 @@ SHOWN = {
     "covering fused": "covering_fused",
     "PQ fused": "pq_fused",
 }
-TASKS_OF = {"semantic only": {"semantic": 8}, "region only": {"region": 3}, "fused": recipes.TASKS}
 # What the reader of a scoreboard sees, and where `evaluation.evaluate` has it.
 COLUMNS = {
     "mIoU argmax": "semantic.miou",
@@ -64,16 +59,16 @@ def _markdown(columns: list[str], rows: Iterable[tuple[str, list[str]]]) -> str:
     return "\n".join(head + [f"| {title} | {' | '.join(cells)} |" for title, cells in rows])
 
 
-def claims_table(
-    claims: Mapping[str, float | Sequence[float]], unit: str, digits: int = 1
-) -> pd.DataFrame:
-    """Each claim beside its number: columns "claim", "mean" and "95% interval" (Student's t, see
-    `intervals.t_interval`) in `unit`, and "runs".
+def show_claims(claims: Mapping[str, float | Sequence[float]], unit: str, digits: int = 1) -> None:
+    """Display each claim beside its number in a notebook: columns "claim", "mean" and
+    "95% interval" (Student's t, see `intervals.t_interval`) in `unit`, and "runs".
 
     Args: claims, sentence -> differences of paired runs, at least two, or one number, which stands
         there without interval and runs; unit of all numbers; digits after the decimal point.
     Raises: ValueError: a number is not finite, or a sentence has fewer than two differences.
     """
+    from IPython.display import display
+
     rows = []
     for sentence, values in claims.items():
         numbers = np.asarray(values, float)
@@ -85,15 +80,8 @@ def claims_table(
             rows.append((sentence, f"{numbers:.{digits}f}", "", ""))
         else:
             raise ValueError(f"claims has {values} for {sentence!r}; expected a finite number")
-    return pd.DataFrame(rows, columns=["claim", f"mean, {unit}", "95% interval", "runs"])
-
-
-def show_claims(claims: Mapping[str, float | Sequence[float]], unit: str, digits: int = 1) -> None:
-    """Display `claims_table` in a notebook, every sentence in full."""
-    from IPython.display import display
-
-    table = claims_table(claims, unit, digits)
-    with pd.option_context("display.max_colwidth", None):
+    table = pd.DataFrame(rows, columns=["claim", f"mean, {unit}", "95% interval", "runs"])
+    with pd.option_context("display.max_colwidth", None):  # every sentence in full
         page = table.to_html(index=False, border=0)
     display({"text/plain": table.to_string(index=False), "text/html": page}, raw=True)
 
@@ -109,21 +97,10 @@ def classical_rows(recipe: recipes.Recipe, names: tuple[str, ...], pictures: int
     return rows
 
 
-def learned_row(recipe: recipes.Recipe, name: str, folder: Path | None, seed: int = 0) -> dict:
-    """Train one of `TASKS_OF` and test it; a fused one is saved in `folder`."""
-    tasks = TASKS_OF[name]
-    model, history = recipes.fit(recipe, tasks, seed, folder)
-    decoding = recipes.tune_decoding(model, recipe) if "region" in tasks else {}
-    if folder is not None and len(tasks) == 2:
-        path = folder / "model.safetensors"
-        checkpoints.save_checkpoint(model, path, decoding=decoding, size=recipe.size)
-    return tested_row(model, recipe, decoding, measures.minutes(history))
-
-
-def tested_row(model, recipe: recipes.Recipe, decoding: dict, minutes: float) -> dict:
-    """Row of a trained model, as far as its tasks go."""
-    scores = recipes.scores(model, recipe, decoding)
-    return measures.chosen(COLUMNS, scores | {"minutes": minutes})
+def tested_row(recipe: recipes.Recipe, model, facts: dict) -> dict:
+    """Row of a trained model, as far as its tasks go; facts are those of a checkpoint, "decoding"
+    and "minutes" among them."""
+    return measures.chosen(COLUMNS, recipes.scores(model, recipe, facts["decoding"]) | facts)
 
 
 def scoreboard(rows: dict[str, dict], title: str) -> str:

@@ -8,6 +8,7 @@ import sys
 
 import project
 import pytest
+import rules
 
 from fusion_lib.lab import hosted
 
@@ -39,7 +40,7 @@ def clone(tmp_path):
             "cell_type": "code",
             "execution_count": 1,
             "id": "b",
-            "metadata": {"tags": ["nbval-ignore-output"], **hosted.FOLDED},
+            "metadata": dict(rules.SETUP_METADATA),
             "outputs": [OUTPUT],
             "source": hosted.setup_cell(UNNAMED).splitlines(keepends=True),
         },
@@ -75,11 +76,7 @@ def contents(folder):
 
 def test_it_names_the_repository_everywhere(clone):
     before = read(clone)
-    assert hosted.name_repository("jane/seg", clone) == [
-        "pyproject.toml",
-        "README.md",
-        "notebooks/00_title.ipynb",
-    ]
+    hosted.name_repository("jane/seg", clone)
     assert hosted.address(clone) == "https://github.com/jane/seg"
     after = read(clone)
     title, line, rest = "".join(after["cells"][0]["source"]).split("\n\n", 2)
@@ -92,20 +89,6 @@ def test_it_names_the_repository_everywhere(clone):
     line = hosted.badges("https://github.com/jane/seg", hosted.FRONT)
     assert (clone / "README.md").read_text().startswith(f"# Title\n\n{line}\n\nText.\n")
     assert not [path for path, content in contents(clone).items() if b"OWNER/REPOSITORY" in content]
-
-
-def test_the_set_up_cell_is_folded_and_keeps_its_tags(clone):
-    """As JupyterLab (`jupyter.source_hidden`) and Colab (`cellView`) know it."""
-    notebook = read(clone)
-    notebook["cells"][1]["metadata"] = {"tags": ["nbval-ignore-output"]}
-    write(clone, notebook)
-    hosted.name_repository("jane/seg", clone)
-    assert read(clone)["cells"][1]["metadata"] == {
-        "tags": ["nbval-ignore-output"],
-        "jupyter": {"source_hidden": True},
-        "cellView": "form",
-    }
-    assert read(clone)["cells"][2]["metadata"] == {}
 
 
 def test_badges_open_this_very_notebook_on_three_hosts():
@@ -121,7 +104,8 @@ def test_again_changes_nothing_another_name_changes_it_and_it_can_be_taken_back(
     before = contents(clone)
     hosted.name_repository("jane/seg", clone)
     named = contents(clone)
-    assert hosted.name_repository("jane/seg", clone) == [] and contents(clone) == named
+    hosted.name_repository("jane/seg", clone)
+    assert contents(clone) == named
     hosted.name_repository("joe-2/Other_name.v1", clone)
     assert not [path for path, content in contents(clone).items() if b"jane/seg" in content]
     hosted.name_repository("jane/seg", clone)
@@ -147,15 +131,21 @@ def test_again_changes_nothing_another_name_changes_it_and_it_can_be_taken_back(
         "jane/seg\n",
     ],
 )
-def test_a_wrong_name_is_refused_and_nothing_is_written(clone, name, monkeypatch, capsys):
+def test_a_wrong_name_is_refused_and_nothing_is_written(clone, name):
     before = contents(clone)
     with pytest.raises(ValueError) as caught:
         hosted.name_repository(name, clone)
     assert (
         f"REPO is {name!r}; expected owner/name" in str(caught.value) and contents(clone) == before
     )
-    monkeypatch.setattr(hosted, "ROOT", clone)
-    assert hosted.main([name]) == 2 and "expected owner/name" in capsys.readouterr().err
+
+
+def test_a_wrong_call_says_what_is_expected_and_fails():
+    command = [sys.executable, "-m", "fusion_lib.lab.hosted", "jane", "seg"]
+    done = subprocess.run(command, cwd=hosted.ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    said = "REPO is 'jane seg'; expected owner/name, as in https://github.com/owner/name"
+    assert done.stderr.strip() == said
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,6 @@ ORDER = (
     "lab.measures",
     "lab.experiments",
     "lab.tables",
-    "lab.notebooks",
     "lab.jobs",
     "lab.speed",
     "lab.bench",

@@ -4,17 +4,18 @@ import json
 
 import nbformat
 import pytest
-from examples import Reads
+from examples import RECIPE, Reads
 
-from fusion_lib.lab import jobs, measures, notebooks, recipes
+from fusion_lib.lab import jobs, measures, recipes, tables
 
 
 @pytest.mark.parametrize(
     "arguments", [["scense"], ["Scenes"], [], ["scenes", "stanford_background"]]
 )
-def test_misspelt_data_set_gets_the_list_of_names(arguments, capsys):
-    assert jobs.main(arguments) == 2
-    message = capsys.readouterr().err
+def test_misspelt_data_set_gets_the_list_of_names(arguments):
+    with pytest.raises(SystemExit) as caught:
+        jobs.main(*arguments)
+    message = str(caught.value)
     assert "scenes" in message and "stanford_background" in message and "expected one of" in message
     assert repr(" ".join(arguments)) in message
 
@@ -32,15 +33,17 @@ def test_notebooks_are_executed_in_a_copy_and_a_failure_is_named_at_the_end(
         assert folder == tmp_path / "build" / "notebooks"
         notebook.cells[0].outputs = [nbformat.v4.new_output("stream", text="printed")]
         if name == "00_one":
-            raise notebooks.CellFailed("00_one, cell 0: ValueError: wrong")
+            raise jobs.CellFailed("00_one, cell 0: ValueError: wrong")
 
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(jobs, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(jobs, "execute", execute)
     monkeypatch.setattr(jobs, "BUILD", tmp_path / "build")
-    assert jobs.main(["scenes"]) == 1
-    said = capsys.readouterr()
-    assert said.out.startswith("\nSeconds a notebook: 00: ") and ", 01: " in said.out
-    assert said.err.endswith("Failed; see build/notebooks/:\n00_one, cell 0: ValueError: wrong\n")
+    with pytest.raises(SystemExit) as caught:
+        jobs.main("scenes")
+    said = capsys.readouterr().out
+    assert said.startswith("\nSeconds a notebook: 00: ") and ", 01: " in said
+    assert "\npeak memory of a notebook: " in said
+    assert caught.value.code == "00_one, cell 0: ValueError: wrong; see build/notebooks/"
     assert (tmp_path / "00_one.ipynb").read_bytes() == before
     for name in ("00_one", "01_two"):
         notebook = json.loads((tmp_path / "build" / "notebooks" / f"{name}.ipynb").read_text())
@@ -51,9 +54,11 @@ def test_notebooks_are_executed_in_a_copy_and_a_failure_is_named_at_the_end(
 def test_scoreboard_is_written_and_shown(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jobs, "BUILD", tmp_path)
     monkeypatch.setattr(jobs, "ROOT", tmp_path)
-    jobs._publish("| a |\n", "some")
-    assert (tmp_path / "scoreboard_some.md").read_text() == "| a |\n"
-    assert capsys.readouterr().out == "\n| a |\n\nwritten to scoreboard_some.md\n"
+    rows = {"one": {"covering": 0.5}}
+    table = "Title\n\n| | covering |\n|---|---|\n| one | 0.500 |\n"
+    jobs._publish("some", rows, "Title")
+    assert (tmp_path / "scoreboard_some.md").read_text() == table
+    assert capsys.readouterr().out == f"\n{table}\nwritten to scoreboard_some.md\n"
 
 
 @pytest.mark.parametrize("data", list(jobs.SHIPPED))
@@ -75,13 +80,51 @@ def test_shipped_models_are_runs_of_seed_0_with_their_decodings(data, tmp_path, 
     monkeypatch.setattr(recipes, "tune_decoding", lambda model, recipe: {"smoothing": recipe.tau})
     monkeypatch.setattr(jobs.checkpoints, "save_checkpoint", save)
     monkeypatch.setattr(jobs, "write_sums", lambda folder: saved.setdefault("sums", folder))
-    assert jobs.main([f"checkpoint_{data}"]) == 0
+    jobs.main(f"checkpoint_{data}")
     assert saved.pop("sums") == tmp_path and list(saved) == list(jobs.SHIPPED[data])
     assert trained == [(run, tmp_path / "experiments") for run in jobs.SHIPPED[data].values()]
     assert all(run["seed"] == 0 for run, _ in trained)
     for name, (size, facts) in saved.items():
         assert size == (4 if name == "fused_scenes.safetensors" else 2)
-        expected = {"decoding": {"smoothing": 2.0}, "minutes": 1.5}
+        expected = {"decoding": {"smoothing": 2.0}, "minutes": 1.5, "size": None}
         if data != "scenes":
             expected = {"decoding": {"smoothing": 4.0}, "minutes": 1.5, "size": (192, 256)}
         assert facts == expected
+
+
+def test_run_for_photographs_is_their_fused_recipe():
+    run = measures.recipe_of(jobs.FUSED_PHOTOGRAPHS)
+    assert run == recipes.PHOTOGRAPHS_FUSED
+    assert measures.recipe_of(jobs.PHOTOGRAPHS | {"model": "semantic only"}).model == {
+        **recipes.PHOTOGRAPHS.model,
+        "sharing": "hard",
+    }
+
+
+@pytest.mark.parametrize("model", ["semantic only", "region only", "hard sharing"])
+def test_every_model_of_a_scoreboard_is_trained_decoded_and_tested(model, monkeypatch):
+    """Its facts make a row; a model without regions has no decoding."""
+    monkeypatch.setitem(measures.DATA, "scenes", (RECIPE, "Scenes"))
+    run = {"model": model, "seed": 0, "learning_rate": RECIPE.learning_rate}
+    network, facts = jobs._trained(run, None)
+    assert set(facts) == {"decoding", "minutes", "size"} and facts["size"] == RECIPE.size
+    edge = {"edge_weight", "vote_weight"} if model == "hard sharing" else set()
+    known = {"smoothing", "threshold"} | edge if model != "semantic only" else set()
+    assert set(facts["decoding"]) == known
+    row = tables.tested_row(RECIPE, network, facts)
+    assert set(row) <= set(tables.COLUMNS) and "minutes" in row
+    assert ("mIoU fused" in row) == (model == "hard sharing")
+
+
+def test_pictures_are_drawn_by_the_shipped_models(tmp_path, monkeypatch):
+    drawn = {}
+
+    def draw(path, image, classes, model, facts):
+        drawn[path] = (tuple(image.shape), classes[0], facts["decoding"] != {})
+
+    monkeypatch.setattr(jobs, "DATA", tmp_path)
+    monkeypatch.setattr(jobs, "_draw", draw)
+    jobs.main("pictures")
+    folder = tmp_path / "pictures"
+    assert drawn[folder / "scene.png"] == ((3, 64, 64), "sky", True)
+    assert drawn[folder / "photograph.png"] == ((3, 240, 320), "sky", True)
