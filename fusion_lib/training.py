@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, DistributedSampler
 
 from fusion_lib import checks
-from fusion_lib.engine import devices, guards, memory, processes
+from fusion_lib.engine import devices, guards, processes
 from fusion_lib.engine.fingerprints import fingerprint
 from fusion_lib.engine.states import Run
 from fusion_lib.losses import TARGET_KEYS, FusionLoss
@@ -71,7 +71,7 @@ def train(
 
     Where several processes have joined (`processes.start`), each calls this with its share of the
     pictures, and all take the same steps. A batch that a GPU has no memory for is computed in
-    pieces, see `memory.Pieces`.
+    pieces, see `guards.Pieces`.
 
     Args:
         model, loss: of images, {task: logits}; of these and a batch, {"total": ..., task: ...}.
@@ -105,18 +105,17 @@ def train(
     settings = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "steps": steps}
     optimizer, schedule = _optimizer(model, weighting, learning_rate, steps, chosen)
     settings |= _settings(chosen, loss, train_loader, val_loader) if folder is not None else {}
-    stepped = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    run, finite = Run(folder, settings, stepped), guards.FiniteSteps(scaler, folder)
+    run = Run(folder, settings, model=model, optimizer=optimizer, schedule=schedule, scaler=scaler)
 
     def descend(piece: dict[str, Tensor], whole: Callable) -> dict[str, Tensor]:
         with mixed:
             outputs = forward(piece["image"])
             parts = loss(outputs, piece, *whole(outputs))
-        weighting.backward(parts, model, finite.scale)
+        weighting.backward(parts, model, scaler.scale)
         return parts
 
-    in_pieces = memory.Pieces(descend, optimizer.zero_grad, loss, type(weighting) is PlainSum)
-    memory.forget_peak_memory(device)
+    in_pieces = guards.Pieces(descend, optimizer.zero_grad, loss, type(weighting) is PlainSum)
+    guards.forget_peak_memory(device)
     with run.kept(), guards.Interrupts() as interrupts:
         for epoch in run.epochs(chosen.stop_after):
             seed_everything(epoch_seed(seed, epoch))
@@ -126,21 +125,22 @@ def train(
                 parts = in_pieces(batch)  # forward, loss and backward, see descend
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), chosen.gradient_clip)
-                finite.check(parts, norm, batch, f"epoch {epoch}, batch {number}")
+                seen = parts if scaler.get_scale() > 1 else {**parts, "gradient": norm}
+                guards.require_finite(seen, f"epoch {epoch}, batch {number}", [batch], folder)
                 scaler.step(optimizer)
                 scaler.update()
                 schedule.step()
                 weighting.after_step(model, loss, batch)
                 run.losses.append(parts)
                 if interrupts.asked or (number + 1) % chosen.save_every == 0:
-                    finite.look()
                     run.save()
                     interrupts.end_if_asked(f"after batch {number} of epoch {epoch}")
             entry = {"epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
             entry |= _means(run.losses, device) | weighting.end_epoch()
             entry |= validate(model, loss, val_loader, device)
-            finite.check_scores(entry, val_loader, f"the validation after epoch {epoch}")
-            run.finish_epoch(entry | {"memory_mib": memory.peak_memory(device)})
+            losses = {name: entry[f"val_{name}"] for name in run.losses[0]}
+            guards.require_finite(losses, f"the validation after epoch {epoch}", val_loader)
+            run.finish_epoch(entry | {"memory_mib": guards.peak_memory(device)})
             interrupts.end_if_asked(f"after epoch {epoch}")
     return run.history
 

@@ -40,7 +40,6 @@ ORDER = (
     "engine.resident",
     "engine.processes",
     "engine.fingerprints",
-    "engine.memory",
     "engine.devices",
     "engine.checkpoints",
     "engine.states",

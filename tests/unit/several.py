@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from fusion_lib import training
-from fusion_lib.engine import memory, processes
+from fusion_lib.engine import guards, processes
 from fusion_lib.losses import FusionLoss
 
 LOSS = FusionLoss(1.0, 2.0, torch.tensor([3.0, 2.0, 1.0]))
@@ -38,7 +38,7 @@ def gradients(model, synchronized, samples: list[dict]) -> list[torch.Tensor]:
         parts["total"].backward()
         return parts
 
-    memory.Pieces(descend, model.zero_grad, LOSS)(batch)
+    guards.Pieces(descend, model.zero_grad, LOSS)(batch)
     return [parameter.grad for parameter in model.parameters()]
 
 

@@ -19,7 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from fusion_lib import training, weighting
-from fusion_lib.engine import devices, guards, memory
+from fusion_lib.engine import devices, guards
 from fusion_lib.engine.checkpoints import load_checkpoint
 from fusion_lib.lab import recipes
 from fusion_lib.losses import FusionLoss
@@ -259,17 +259,17 @@ def test_peak_memory_is_that_of_the_run_and_not_of_what_was_before():
     """In a process of its own: a large one may lose pages to the system in between."""
     code = """
 import numpy as np, torch
-from fusion_lib.engine import memory
+from fusion_lib.engine import guards
 CPU = torch.device("cpu")
 block = np.ones(40_000_000)  # 305 MiB
-peaks = [memory.peak_memory(CPU)]
+peaks = [guards.peak_memory(CPU)]
 del block
-memory.forget_peak_memory(CPU)
-peaks.append(memory.peak_memory(CPU))
+guards.forget_peak_memory(CPU)
+peaks.append(guards.peak_memory(CPU))
 block = np.ones(20_000_000)
-peaks.append(memory.peak_memory(CPU))
+peaks.append(guards.peak_memory(CPU))
 del block
-print(*peaks, memory.peak_memory(CPU))
+print(*peaks, guards.peak_memory(CPU))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     with_block, before, smaller, after = map(float, done.stdout.split())
@@ -281,7 +281,7 @@ print(*peaks, memory.peak_memory(CPU))
 
 def test_train_forgets_the_peak_of_what_was_before(monkeypatch):
     forgotten = []
-    monkeypatch.setattr(memory, "forget_peak_memory", forgotten.append)
+    monkeypatch.setattr(guards, "forget_peak_memory", forgotten.append)
     run(epochs=2)
     assert forgotten == [CPU]
 
@@ -539,7 +539,7 @@ def test_batch_in_pieces_has_the_gradient_of_the_whole(limit, pieces, capsys):
         parts["total"].backward()
         return parts
 
-    in_pieces = memory.Pieces(descend, small.zero_grad, loss)
+    in_pieces = guards.Pieces(descend, small.zero_grad, loss)
     parts = in_pieces(batch)
     assert in_pieces.count == pieces and capsys.readouterr().out.count(
         "out of memory"
@@ -743,45 +743,61 @@ def test_a_disk_that_fills_up_leaves_the_best_epoch_in_the_model(tmp_path, monke
     assert not model.training and expected
 
 
+def scaled(monkeypatch, scale: float) -> None:
+    """Let the CPU compute as a GPU does, with a scaler that skips steps and halves its scale."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2**31 - 1)
+    mixed = torch.autocast("cpu", enabled=False)
+    monkeypatch.setattr(devices, "mixed_precision", lambda device: (mixed, scaler))
+
+
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
-def test_a_gpu_takes_no_step_from_the_first_fault_on(fault):
-    """Its numbers are looked at 20 batches later; the scaler, here a CPU's, skips the steps."""
-    scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=2**31 - 1)
-    finite = guards.FiniteSteps(scaler, None)
-    weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=True)
-    seen = []
-    for number in range(6):
-        optimizer.zero_grad()
-        total = (weight * number).sum()
-        if number == 3:
-            zero = 0 * weight.sum()
-            total = total * math.nan if fault == "loss" else total + zero.square().sqrt()
-        finite.scale(total).backward()
-        scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_([weight], 1.0)
-        parts = {"total": total.detach(), "semantic": total.detach()}
-        finite.check(parts, norm, {"image": torch.ones(2, 3, 4, 4)}, f"batch {number}")
-        scaler.step(optimizer)
-        scaler.update()
-        seen.append(weight.detach().clone())
-    assert not torch.equal(seen[1], seen[2]) and seen[2].isfinite().all()
-    assert all(torch.equal(seen[2], later) for later in seen[3:])
-    what = "gradient" if fault == "gradient" else "loss of task semantic"
-    with pytest.raises(FloatingPointError, match=f"the {what} is not finite in batch 3; lower"):
-        finite.look()
+def test_a_gpu_takes_no_step_from_the_first_fault_on(monkeypatch, fault):
+    scaled(monkeypatch, 1.0)
+    steps = []
+    handle = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    try:
+        loss = BadGradient(3) if fault == "gradient" else Spoiled(2, {"semantic": math.nan})
+        what = "gradient" if fault == "gradient" else "loss of task semantic"
+        with pytest.raises(
+            FloatingPointError, match=f"the {what} is not finite in epoch 0, batch 2"
+        ):
+            run(model := tiny_model(), loss=loss)
+    finally:
+        handle.remove()
+    assert len(steps) == 2
+    assert_same_weights(model, tiny_model())
 
 
-def test_a_gradient_that_overflows_while_a_scale_is_searched_is_no_fault():
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    finite = guards.FiniteSteps(scaler, None)
-    one = torch.ones(())
-    finite.check({"total": one}, one * math.inf, {"image": torch.ones(1, 3, 4, 4)}, "batch 0")
-    finite.look()
-    assert finite.sound == 1
-    scaler.load_state_dict({**scaler.state_dict(), "scale": 1e-4})
-    with pytest.raises(FloatingPointError, match="no gradient of the last batches was finite"):
-        finite.look()
+class Short(FusionLoss):
+    """Its scaled gradient passes through 16-bit numbers, the largest of which is 65,504."""
+
+    def forward(self, outputs, batch):
+        if outputs["region"].requires_grad:
+            outputs["region"].register_hook(lambda g: (2.0**10 * g).half().float() / 2.0**10)
+        return super().forward(outputs, batch)
+
+
+def test_a_gradient_that_overflows_while_a_scale_is_searched_is_no_fault(monkeypatch):
+    """The gradient of the first batches is infinite; the scale falls until it is not."""
+    scaled(monkeypatch, 2.0**16)
+    model, history = run(loss=Short(), epochs=8)
+    scale = devices.mixed_precision(CPU)[1].get_scale()
+    assert 1 < scale < 2.0**16 and history[-1]["train_total"] < 0.9 * history[0]["train_total"]
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_gradient_that_is_finite_at_no_scale_is_a_fault(monkeypatch):
+    """2^16 is halved 16 times, at one batch each, of which an epoch has three."""
+
+    class Bad(BadGradient):
+        def forward(self, outputs, batch):
+            self.call = self.calls + 1
+            return super().forward(outputs, batch)
+
+    scaled(monkeypatch, 2.0**16)
+    with pytest.raises(FloatingPointError, match="the gradient is not finite in epoch 5, batch 1"):
+        run(model := tiny_model(), loss=Bad(0), epochs=8)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), tiny_model().parameters()))
 
 
 # --- what each epoch draws ---------------------------------------------------------------------
