@@ -82,8 +82,8 @@ def relief(shape: Callable, thing: Thing, u: np.ndarray, v: np.ndarray, side: fl
     across, up = side * EDGE / thing.width, EDGE / thing.height
     lit = ~shape(thing, u + across, v + up)[0]
     dark = ~shape(thing, u - across, v - up)[0]
-    shading = 1 + 0.3 * (side * u + 0.5 * (np.clip(v, 0, 1) - 0.5))
-    return (shading * np.where(lit, 1.35, np.where(dark, 0.6, 1.0)))[..., None]
+    shading = 1 + 0.25 * (side * u + 0.5 * (np.clip(v, 0, 1) - 0.5))
+    return (shading * np.where(lit, 1.15, np.where(dark, 0.8, 1.0)))[..., None]
 
 
 def shadow(thing: Thing, x: np.ndarray, y: np.ndarray, side: float) -> np.ndarray:

@@ -153,7 +153,7 @@ def group_of(thing: Thing, rng, crowding: float, shape_ambiguity: float) -> list
     for row in range(rows):
         x = thing.x - 0.3 * (count - 1 + row % 2) * thing.width
         for _ in range(count):
-            colours = np.clip(thing.colours + 0.15 * (2 * rng.random(3) - 1), 0, 1)
+            colours = np.clip(thing.colours + 0.08 * (2 * rng.random(3) - 1), 0, 1)
             width, height = (
                 thing.width * uniform(rng, 0.75, 1),
                 thing.height * uniform(rng, 0.75, 1),
