@@ -61,7 +61,12 @@ _test = partial(_experiment, measure=measures.full_test_scores, measured=tuple(m
 _main = partial(_experiment, measure=measures.main_test_scores, measured=tuple(measures.MAIN))
 _scenes, _photographs = partial(_grid, data="scenes"), partial(_grid, data="photographs")
 _whole = partial(_small, data="whole photographs")
-_worth = partial(_experiment, measured=(*measures.WORTH, "best_epoch"))
+
+
+def _worth(about, runs, measure) -> Experiment:
+    """Of what a label is worth; all runs of a seed before the next one's."""
+    runs = tuple(sorted(runs, key=lambda run: run["seed"]))
+    return _experiment(about, runs, measure, (*measures.WORTH, "best_epoch"))
 
 
 def _second(**values) -> tuple[dict, ...]:
