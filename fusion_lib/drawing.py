@@ -1,14 +1,15 @@
-"""How scenes are drawn: silhouettes, textures, the viewpoint, and the exposure of the photograph.
+"""How scenes are drawn: silhouettes, textures, light and shade, the viewpoint, and the photograph.
 
 Silhouettes take coordinates within the thing: u in [-.5, .5], and v in [0, 1] upwards from the
 foot. They return two bool maps: its pixels, and those among them that have its second colour.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+EDGE = 0.022  # width of the bright and dark edges of a thing, in picture heights
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ def disc(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.nda
     return u**2 + (v - 0.5) ** 2 < 0.25, np.zeros(u.shape, bool)
 
 
+def slab(thing: Thing, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A rectangle."""
+    return (abs(u) < 0.5) & (v > 0) & (v < 1), np.zeros(u.shape, bool)
+
+
 def paint(thing: Thing, x: np.ndarray, y: np.ndarray, detail: np.ndarray) -> np.ndarray:
     """Its colours (H, W, 3): the second one in its texture and where `detail` is, else the main."""
     along = (x * np.cos(thing.angle) + y * np.sin(thing.angle)) / thing.period
@@ -68,6 +74,22 @@ def paint(thing: Thing, x: np.ndarray, y: np.ndarray, detail: np.ndarray) -> np.
     pattern = (fields % 2 == 0) & (thing.texture > 0)
     main, second = thing.colours
     return np.where((pattern | detail)[..., None], second, main)
+
+
+def relief(shape: Callable, thing: Thing, u: np.ndarray, v: np.ndarray, side: float) -> np.ndarray:
+    """(H, W, 1) factors on its colours under a light from above and from `side` (-1 left, 1 right):
+    brighter towards the light, with a bright edge on that side and a dark one on the other."""
+    across, up = side * EDGE / thing.width, EDGE / thing.height
+    lit = ~shape(thing, u + across, v + up)[0]
+    dark = ~shape(thing, u - across, v - up)[0]
+    shading = 1 + 0.25 * (side * u + 0.5 * (np.clip(v, 0, 1) - 0.5))
+    return (shading * np.where(lit, 1.15, np.where(dark, 0.8, 1.0)))[..., None]
+
+
+def shadow(thing: Thing, x: np.ndarray, y: np.ndarray, side: float) -> np.ndarray:
+    """(H, W, 1) factors on what lies around its foot, at (0, 0); the light is that of `relief`."""
+    distance = ((x / thing.width + 0.12 * side) / 0.62) ** 2 + (y / 0.035) ** 2
+    return (1 - 0.35 * np.clip(1.6 * (1 - distance), 0, 1))[..., None]
 
 
 def viewpoint(size: int, scale: float, rotation: float, perspective: float):
@@ -80,15 +102,12 @@ def viewpoint(size: int, scale: float, rotation: float, perspective: float):
     return 0.5 + np.cos(turn) * x - np.sin(turn) * y, 0.5 + np.sin(turn) * x + np.cos(turn) * y
 
 
-def expose(colour: np.ndarray, gain: np.ndarray, noise: float, seed) -> np.ndarray:
-    """(H, W, 3) uint8 photograph of colours (H, W, 3) under a light (H, W), blurred by a lens.
-
-    The grain of the sensor has the standard deviation `noise` and comes from `seed` alone.
-    """
+def expose(colour: np.ndarray, gain: np.ndarray, grain: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 photograph of colours (H, W, 3) under a light (H, W), blurred by a lens; the
+    grain (H, W, 3) of the sensor is added last."""
     exposed = colour * np.clip(gain, 0, None)[..., None]
     # The lens: a 1-2-1 blur along both axes, edges repeated.
     blurred = np.pad(exposed, [(1, 1), (1, 1), (0, 0)], mode="edge")
     blurred = (blurred[:-2] + 2 * blurred[1:-1] + blurred[2:]) / 4
     blurred = (blurred[:, :-2] + 2 * blurred[:, 1:-1] + blurred[:, 2:]) / 4
-    grain = np.random.default_rng(seed).standard_normal(exposed.shape)
-    return np.round(255 * np.clip(blurred + noise * grain, 0, 1)).astype(np.uint8)
+    return np.round(255 * np.clip(blurred + grain, 0, 1)).astype(np.uint8)

@@ -37,6 +37,7 @@ def evaluate(model, dataset, decoding: dict, size=None, things=None, stuff=None)
     quality = {name: metrics.PanopticQuality(things or (), stuff or ()) for name in names}
     confusions: dict[str, np.ndarray] = {}
     partitions: dict[str, list[dict]] = {"partition": [], "areas": []}
+    touching: dict[str, np.ndarray] = {"partition": np.zeros(2, int), "areas": np.zeros(2, int)}
     for index in range(len(dataset)):
         sample = dataset[index]
         true_semantic, true_region = np.asarray(sample["semantic"]), np.asarray(sample["region"])
@@ -55,10 +56,16 @@ def evaluate(model, dataset, decoding: dict, size=None, things=None, stuff=None)
             else:
                 region = decode(outputs, **decoding)
             partitions["partition"].append(metrics.partition_scores(true_region, region))
+            touching["partition"] += metrics.touching_things(
+                true_semantic, true_region, region, things or ()
+            )
         if "semantic" in outputs:
             maps["semantic"] = outputs["semantic"].argmax(0)
             areas = connected_regions(maps["semantic"])
             partitions["areas"].append({"covering": metrics.covering(true_region, areas)})
+            touching["areas"] += metrics.touching_things(
+                true_semantic, true_region, areas, things or ()
+            )
             if quality:
                 quality["areas"].update(true_semantic, true_region, maps["semantic"], areas)
         if quality and "voted" in maps:
@@ -68,6 +75,9 @@ def evaluate(model, dataset, decoding: dict, size=None, things=None, stuff=None)
             confusions[name] = confusions.get(name, 0) + metrics.confusion_matrix(*pair)
     scores: dict = {name: metrics.semantic_scores(c) for name, c in confusions.items()}
     scores |= {name: mean_scores(found) for name, found in partitions.items() if found}
+    for name, (found, count) in touching.items():
+        if name in scores and count:
+            scores[name]["touching_recall"] = found / int(count)
     if quality and "areas" in scores:
         scores["areas"]["panoptic_quality"] = quality["areas"].compute()
     if quality and "voted" in scores:

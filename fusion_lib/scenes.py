@@ -1,8 +1,9 @@
 """Procedural street-like scenes: the laboratory of the series.
 
-A scene has two or three stuff areas (sky, ground, water) and three to eight things. What names a
-thing is its shape and its place, never its colour: a disc on the ground is a ball, the same disc
-in the sky is a balloon; sky and water share a palette. Every thing is one region.
+A scene has two or three stuff areas (sky, ground, water) and things, single ones and groups of one
+class that touch and overlap: terraces, woods, parked cars, bunches of balls and balloons. What
+names a thing is its shape and its place, never its colour: a disc on the ground is a ball, the same
+disc in the sky is a balloon; sky and water share a palette. Every thing is one region.
 
 `sample_scene` draws the contents of a scene from a seed, `render` takes the photograph: the same
 scene again under another light, from another viewpoint or a moment later, with exact labels.
@@ -10,45 +11,51 @@ scene again under another light, from another viewpoint or a moment later, with 
     python -m fusion_lib.scenes FOLDER      # writes three files and SHA256SUMS
 """
 
-from __future__ import annotations
-
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from fusion_lib import checks
-from fusion_lib.drawing import Thing, building, car, disc, expose, paint, tree, viewpoint
+from fusion_lib import checks, drawing
+from fusion_lib.drawing import Thing
 from fusion_lib.engine.files import write_sums
+from fusion_lib.rendering import REGION_VOID as REGION_VOID  # "as": offered here, too
+from fusion_lib.rendering import SEMANTIC_VOID as SEMANTIC_VOID
+from fusion_lib.rendering import SMALLEST_REGION as SMALLEST_REGION
+from fusion_lib.rendering import Scene, World, render
+from fusion_lib.rendering import connected_regions as connected_regions
 
 CLASSES = ("sky", "ground", "water", "building", "tree", "car", "ball", "balloon")
 SKY, GROUND, WATER, BUILDING, TREE, CAR, BALL, BALLOON = range(len(CLASSES))
 STUFF = (SKY, GROUND, WATER)
 THINGS = (BUILDING, TREE, CAR, BALL, BALLOON)
-SHAPES = {BUILDING: building, TREE: tree, CAR: car, BALL: disc, BALLOON: disc}
-SEMANTIC_VOID, REGION_VOID = 255, -1
+SHAPES = dict(
+    zip(THINGS, (drawing.building, drawing.tree, drawing.car, drawing.disc, drawing.disc))
+)
 
-SIZE = 64  # pixels a side, as shipped
 SPLITS = {"train": range(0, 400), "val": range(10_000, 10_100), "test": range(20_000, 20_100)}
-SMALLEST_REGION = 4  # pixels; smaller fragments are void: nobody could annotate them
+EDITION = 1  # of the shipped scenes
+HIDDEN_BORDERS = 0.23  # share of the region borders that lie inside one class, second edition
+# Measured: how crowded things must be for a share of hidden borders. Up to 1, it is the chance that
+# a thing becomes a group; beyond, how many rows a group has more than one, on average.
+CROWDING = {
+    **{0.0: 0.0, 0.034: 0.08, 0.08: 0.25, 0.13: 0.42, 0.17: 0.67, 0.21: 1.0},
+    **{0.262: 1.2, 0.335: 1.6, 0.387: 2.0, 0.427: 2.4, 0.457: 2.8, 0.5: 3.8},
+}
+SCATTER = {BUILDING: 0.06, TREE: 0.25, CAR: 0.3, BALL: 0.6, BALLOON: 0.6}  # of feet, in heights
 
 
-@dataclass(frozen=True)
-class Scene:
-    """The contents of one picture; all that `render` needs besides the knobs of the camera."""
-
-    seed: int
-    horizon: float  # height of the horizon, from the top
-    tilt: float
-    shore: tuple | None  # (x, y, half width, half height) of the lake, or None
-    stuff_colours: np.ndarray  # (3, 2, 3): sky, ground, water; main and texture colour
-    light: float
-    light_slope: tuple  # (horizontal, vertical) change of the light across the picture
-    things: tuple
+STREET = World(CLASSES, STUFF, SHAPES, (BALLOON,))
 
 
-def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: float = 0.5) -> Scene:
+def sample_scene(
+    seed: int,
+    colour_similarity: float = 0.35,
+    shape_ambiguity: float = 0.5,
+    hidden_borders: float | None = None,
+    edition: int = EDITION,
+) -> Scene:
     """Draw the contents of a scene.
 
     Args:
@@ -56,153 +63,141 @@ def sample_scene(seed: int, colour_similarity: float = 0.35, shape_ambiguity: fl
         colour_similarity: probability that a thing takes nearly the colour of its neighbour.
         shape_ambiguity: how far telling details (wheels, trunks, roofs) may shrink. Both are in
             [0, 1] (else a ValueError).
+        hidden_borders: about the share of the borders between regions that lie inside one class,
+            over many scenes; in [0, 0.5] (else a ValueError). None is 0.23.
+        edition: 2, or 1 for the first edition of the scenes: no groups, flat and greyer colours;
+            its share of hidden borders is as chance has it, 0.03 (ValueError where one is given).
     """
     _expect_share("colour_similarity", colour_similarity)
     _expect_share("shape_ambiguity", shape_ambiguity)
+    checks.expect(edition in (1, 2), "edition", edition, "1 or 2")
+    if hidden_borders is not None:
+        known = edition == 2 and 0 <= hidden_borders <= 0.5
+        checks.expect(known, "hidden_borders", hidden_borders, "in [0, 0.5], with edition 2")
+    solid = edition == 2
+    share = HIDDEN_BORDERS if hidden_borders is None else hidden_borders
+    crowding = float(np.interp(share, [*CROWDING], [*CROWDING.values()]))
     rng = np.random.default_rng(seed)
-    horizon = _uniform(rng, 0.32, 0.52)
-    stuff_colours = np.stack([_colours(rng, contrast) for contrast in (0.06, 0.12, 0.08)])
+    vivid = 0.85 if solid else 0.6  # the rest is grey, as outdoor colours are
+    horizon = uniform(rng, 0.32, 0.52)
+    stuff_colours = np.stack(
+        [draw_colours(rng, contrast, vivid) for contrast in (0.06, 0.12, 0.08)]
+    )
     shore = None
     if rng.random() < 0.65:
         if rng.random() < 0.5:  # often the lake mirrors the sky
             stuff_colours[2] = np.clip(stuff_colours[0] + 0.1 * (rng.random(3) - 0.5), 0, 1)
         limits = ((-0.1, 1.1), (0.72, 1.0), (0.25, 0.6), (0.08, 0.22))
-        shore = tuple(_uniform(rng, low, high) for low, high in limits)
-    things: list[Thing] = []
-    for _ in range(3 + int(6 * rng.random())):
+        shore = tuple(uniform(rng, low, high) for low, high in limits)
+    groups: list[list[Thing]] = []
+    for number in range(3 + int(6 * rng.random())):
         similar = rng.random() < colour_similarity
-        neighbour = things[-1].colours if things else stuff_colours[1]
-        thing = _sample_thing(rng, horizon, shape_ambiguity)
+        neighbour = groups[-1][0].colours if groups else stuff_colours[1]
+        thing = _sample_thing(rng, horizon, shape_ambiguity, vivid)
         if similar:
             thing.colours[:] = np.clip(neighbour + 0.12 * (rng.random(3) - 0.5), 0, 1)
-        things.append(thing)
-    # Nearer things stand lower in the picture and are drawn later.
-    things.sort(key=lambda thing: thing.y)
+        if not solid:
+            groups.append([thing])
+            continue
+        more = np.random.default_rng((seed, 2, number))  # other groups leave all the rest as it is
+        group = group_of(thing, more, crowding, shape_ambiguity)
+        if group := _apart(group, groups, more):
+            groups.append(group)
+    tilt, light = uniform(rng, -0.06, 0.06), uniform(rng, 0.65, 1.1)
+    slope = np.array([uniform(rng, -0.5, 0.5), uniform(rng, -0.25, 0.25)])
+    if solid:  # a bright sky over a darker ground, in a kinder light
+        stuff_colours[SKY] += 0.35 * (1 - stuff_colours[SKY])
+        stuff_colours[GROUND] *= 0.75
+        light, slope = 0.6 + 0.4 * light, 0.6 * slope
     return Scene(
         seed=seed,
         horizon=horizon,
-        tilt=_uniform(rng, -0.06, 0.06),
+        tilt=tilt,
         shore=shore,
         stuff_colours=stuff_colours,
-        light=_uniform(rng, 0.65, 1.1),
-        light_slope=(_uniform(rng, -0.5, 0.5), _uniform(rng, -0.25, 0.25)),
-        things=tuple(things),
+        light=light,
+        light_slope=tuple(slope.tolist()),
+        # Nearer things stand lower in the picture and are drawn later.
+        things=tuple(sorted((t for group in groups for t in group), key=lambda thing: thing.y)),
+        world=STREET,
+        side=float(np.sign(rng.random() - 0.5)) if solid else 0.0,
     )
 
 
-def render(
-    scene: Scene,
-    size: int = SIZE,
-    *,
-    light: float = 1.0,
-    light_slope: float = 0.0,
-    noise: float = 0.05,
-    scale: float = 1.0,
-    rotation: float = 0.0,
-    perspective: float = 0.0,
-    occlusion: float = 0.0,
-    time: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Photograph a scene. Every knob leaves the contents, and all other knobs, as they are.
-
-    Args:
-        size: side of the square picture, in pixels.
-        light: factor on the scene's own light.
-        light_slope: extra change of the light from the left edge to the right one.
-        noise: standard deviation of the sensor noise; pixel values run from 0 to 1.
-        scale: magnification about the centre of the picture.
-        rotation: of the camera, in degrees.
-        perspective: keystone distortion; 0 is none, 0.5 is strong.
-        occlusion: 0 leaves the things where they are; towards 1 they crowd into one place.
-        time: moment of the photograph; things move sideways at their own speeds.
-
-    Returns:
-        image (size, size, 3) uint8; semantic labels (size, size) int64, void 255;
-        region map (size, size) int64, ids 0..R-1 of connected regions, void -1.
-
-    Raises:
-        ValueError: a knob is beyond what a camera can do.
-    """
-    checks.not_negative(light=light, noise=noise)
-    for name, value in (("light_slope", light_slope), ("rotation", rotation), ("time", time)):
-        checks.expect(abs(value) < np.inf, name, value, "a finite number")
-    checks.expect(size >= 1, "size", size, "at least one pixel")
-    checks.expect(0 < scale < np.inf, "scale", scale, "a finite magnification above 0")
-    checks.expect(abs(perspective) < 2, "perspective", perspective, "a number between -2 and 2")
-    _expect_share("occlusion", occlusion)
-    x, y = viewpoint(size, scale, rotation, perspective)
-    colour, semantic, instance = _drawn(scene, x, y, occlusion, time)
-    region = connected_regions(instance)
-    tiny = np.bincount(region.ravel())[region] < SMALLEST_REGION
-    region = connected_regions(np.where(tiny, REGION_VOID, instance))
-    semantic = np.where(tiny, SEMANTIC_VOID, semantic)
-    slope_x, slope_y = scene.light_slope
-    gain = light * scene.light * (1 + (slope_x + light_slope) * (x - 0.5) + slope_y * (y - 0.5))
-    return expose(colour, gain, noise, (scene.seed, 1)), semantic.astype(np.int64), region
-
-
-def connected_regions(ids: np.ndarray) -> np.ndarray:
-    """Give every 4-connected area of equal id its own id 0..R-1, int64; negative ids become -1."""
-    from skimage.measure import label
-
-    ids = np.asarray(ids)
-    ids = np.where(ids < 0, -1, ids.astype(np.int64))  # NumPy 2.5 puts no -1 among unsigned ids
-    return label(ids, background=-1, connectivity=1).astype(np.int64) - 1
+def draw_split(split: str, **knobs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images (N, 64, 64, 3) uint8, semantic labels (N, 64, 64) uint8 and region maps (N, 64, 64)
+    int8 of a split of `SPLITS`; `knobs` are arguments of `sample_scene`."""
+    pictures = [render(sample_scene(seed, **knobs)) for seed in SPLITS[split]]
+    images, semantic, region = (np.stack(arrays) for arrays in zip(*pictures))
+    return images, semantic.astype(np.uint8), region.astype(np.int8)
 
 
 def generate(folder: str | Path) -> None:
     """Write each split as FOLDER/scenes_SPLIT.npz (images, semantic, region), and SHA256SUMS."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for split, seeds in SPLITS.items():
-        pictures = [render(sample_scene(seed)) for seed in seeds]
-        images, semantic, region = (np.stack(arrays) for arrays in zip(*pictures))
-        semantic, region = semantic.astype(np.uint8), region.astype(np.int8)
+    for split in SPLITS:
+        images, semantic, region = draw_split(split)
         path = folder / f"scenes_{split}.npz"
         np.savez_compressed(path, images=images, semantic=semantic, region=region)
     write_sums(folder)
 
 
-def _drawn(scene: Scene, x: np.ndarray, y: np.ndarray, occlusion: float, time: float):
-    """Colours (H, W, 3), semantic labels (H, W) and ids of stuff and things (H, W)."""
-    semantic = np.where(y < scene.horizon + scene.tilt * (x - 0.5), SKY, GROUND)
-    if scene.shore is not None:
-        centre_x, centre_y, half_width, half_height = scene.shore
-        in_lake = ((x - centre_x) / half_width) ** 2 + ((y - centre_y) / half_height) ** 2 < 1
-        semantic[in_lake & (semantic == GROUND)] = WATER
-    colour = np.empty((*x.shape, 3))
-    for stuff in STUFF:
-        main, second = scene.stuff_colours[stuff]
-        wave = np.sin(2 * np.pi * y / 0.05) if stuff == WATER else np.sin(23 * x + 31 * y)
-        here = semantic == stuff
-        colour[here] = (main + 0.5 * (1 + wave[..., None]) * (second - main))[here]
-    instance = semantic.copy()
-    crowd = 0.5 if not scene.things else float(np.mean([thing.x for thing in scene.things]))
-    for number, thing in enumerate(scene.things):
-        foot = crowd + (1 - occlusion) * (thing.x - crowd) + thing.speed * time
-        u, v = (x - foot) / thing.width, (thing.y - y) / thing.height  # v grows upwards
-        inside, detail = SHAPES[thing.kind](thing, u, v)
-        semantic[inside], instance[inside] = thing.kind, len(CLASSES) + number
-        colour[inside] = paint(thing, x - foot, y, detail)[inside]
-    return colour, semantic, instance
+def group_of(thing: Thing, rng, crowding: float, shape_ambiguity: float) -> list[Thing]:
+    """The thing, or a group of its kind in its place: rows of three to five that overlap."""
+    if rng.random() >= crowding:
+        return [thing]
+    rows, count = 1 + int(rng.random() + max(0.0, crowding - 1)), 3 + int(3 * rng.random())
+    scatter, round_ = SCATTER.get(thing.kind, 0.2), thing.width == thing.height
+    members = []
+    for row in range(rows):
+        x = thing.x - 0.3 * (count - 1 + row % 2) * thing.width
+        for _ in range(count):
+            colours = np.clip(thing.colours + 0.08 * (2 * rng.random(3) - 1), 0, 1)
+            width, height = (
+                thing.width * uniform(rng, 0.75, 1),
+                thing.height * uniform(rng, 0.75, 1),
+            )
+            y = thing.y + thing.height * (scatter * uniform(rng, -0.5, 0.5) - 0.4 * row)
+            member = replace(thing, x=x, y=y, width=width, height=width if round_ else height)
+            ambiguity = shape_ambiguity * float(rng.random())
+            members.append(replace(member, colours=colours, ambiguity=ambiguity))
+            x += thing.width * uniform(rng, 0.42, 0.74)
+    return members
+
+
+def _apart(group: list[Thing], others: list[list[Thing]], rng) -> list[Thing]:
+    """The group, moved sideways until none of its kind is near; [] if there is no room."""
+    for _ in range(6):
+        if not any(_near(thing, other) for thing in group for rest in others for other in rest):
+            return group
+        step = uniform(rng, 0.03, 0.97) - group[0].x
+        group = [replace(member, x=member.x + step) for member in group]
+    return []
+
+
+def _near(one: Thing, other: Thing, gap: float = 0.03) -> bool:
+    beside = abs(one.x - other.x) < 0.5 * (one.width + other.width) + gap
+    above, below = sorted((one, other), key=lambda thing: thing.y)
+    return one.kind == other.kind and beside and below.y - below.height < above.y + gap
 
 
 def _expect_share(name: str, value: float) -> None:
     checks.expect(0 <= value <= 1, name, value, "a number in [0, 1]")
 
 
-def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
     # Only `random` decides labels: its stream has never changed between NumPy versions.
     return low + (high - low) * float(rng.random())
 
 
-def _colours(rng: np.random.Generator, contrast: float) -> np.ndarray:
+def draw_colours(rng: np.random.Generator, contrast: float, vivid: float) -> np.ndarray:
     grey = 0.2 + 0.6 * float(rng.random())
-    main = grey + 0.6 * (0.1 + 0.8 * rng.random(3) - grey)  # washed out, as outdoor colours are
+    main = grey + vivid * (0.1 + 0.8 * rng.random(3) - grey)
     return np.clip(np.stack([main, main + contrast * np.sign(rng.random(3) - 0.5)]), 0, 1)
 
 
-def _sample_thing(rng: np.random.Generator, horizon: float, shape_ambiguity: float) -> Thing:
+def _sample_thing(rng: np.random.Generator, horizon: float, shape_ambiguity: float, vivid: float):
     kind = THINGS[int(len(THINGS) * rng.random())]
     depth = float(rng.random())  # 0 far, 1 near
     size = 0.7 + 0.6 * depth
@@ -219,16 +214,16 @@ def _sample_thing(rng: np.random.Generator, horizon: float, shape_ambiguity: flo
     }[kind]
     return Thing(
         kind=kind,
-        x=_uniform(rng, 0.03, 0.97),
+        x=uniform(rng, 0.03, 0.97),
         y=foot,
         width=width * size,
         height=height * size,
-        speed=_uniform(rng, -0.1, 0.1) if kind in (CAR, BALL, BALLOON) else 0.0,
+        speed=uniform(rng, -0.1, 0.1) if kind in (CAR, BALL, BALLOON) else 0.0,
         ambiguity=shape_ambiguity * float(rng.random()),
-        colours=_colours(rng, 0.22),
+        colours=draw_colours(rng, 0.22, vivid),
         texture=int(3 * rng.random()),
-        period=_uniform(rng, 0.06, 0.12),
-        angle=_uniform(rng, 0.0, np.pi),
+        period=uniform(rng, 0.06, 0.12),
+        angle=uniform(rng, 0.0, np.pi),
     )
 
 

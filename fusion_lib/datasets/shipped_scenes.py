@@ -1,8 +1,7 @@
-"""The shipped scenes as a data set."""
-
-from __future__ import annotations
+"""Scenes as a data set: the shipped ones, or others drawn with other knobs."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +10,37 @@ from fusion_lib import checks, scenes
 from fusion_lib.datasets.base import SegmentationDataset
 from fusion_lib.engine.files import SUMS, data_file, read_sums, sha256
 
+AGAIN = "write it again with: python -m fusion_lib.scenes FOLDER"
+
 
 class Scenes(SegmentationDataset):
-    """The shipped scenes: 64 x 64 pixels, 8 classes; 400 to train on, 100 to validate, 100 to test.
+    """Scenes: 64 x 64 pixels, 8 classes; 400 to train on, 100 to validate, 100 to test.
 
     Args: split, "train", "val" or "test"; folder, what `python -m fusion_lib.scenes` wrote, else
-        the shipped data (`data_file`).
-    Raises: ValueError, another split, or a file whose sha256 is not the one in SHA256SUMS;
-        FileNotFoundError, the file or SHA256SUMS is not there.
+        the shipped data (`data_file`); knobs of `scenes.sample_scene`, in place of a folder: scenes
+        of the same seeds are drawn with them, which takes seconds.
+    Raises: ValueError, another split, a folder and knobs, a file whose sha256 is not the one in
+        SHA256SUMS, or one of another edition; FileNotFoundError, the file or SHA256SUMS is not
+        there.
     """
 
     classes, things, stuff = scenes.CLASSES, scenes.THINGS, scenes.STUFF
 
     def __init__(
-        self, split: str, transform: Callable | None = None, folder: str | Path | None = None
+        self,
+        split: str,
+        transform: Callable | None = None,
+        folder: str | Path | None = None,
+        **knobs,
     ):
         super().__init__(transform)
         checks.expect(split in scenes.SPLITS, "split", split, f"one of {list(scenes.SPLITS)}")
-        name = f"scenes_{split}.npz"
-        with np.load(data_file(name) if folder is None else _written(Path(folder) / name)) as file:
-            self._maps = [file[name] for name in ("images", "semantic", "region")]
+        if knobs:
+            checks.expect(folder is None, "folder", folder, f"None beside the knobs {[*knobs]}")
+            self._maps = _drawn(split, **knobs)
+        else:
+            name = f"scenes_{split}.npz"
+            self._maps = _read(_written(Path(folder) / name) if folder else data_file(name))
 
     def __len__(self) -> int:
         return len(self._maps[0])
@@ -40,12 +50,25 @@ class Scenes(SegmentationDataset):
         return image, semantic, region
 
 
+@cache
+def _drawn(split: str, **knobs) -> tuple[np.ndarray, ...]:
+    return scenes.draw_split(split, **knobs)
+
+
+def _read(path: Path) -> list[np.ndarray]:
+    with np.load(path) as file:
+        edition = int(file["edition"]) if "edition" in file else 1
+        if edition != scenes.EDITION:
+            told = f"{path.name} holds scenes of edition {edition}, expected {scenes.EDITION}"
+            raise ValueError(f"{told}; {AGAIN}, or draw others: Scenes(split, edition={edition})")
+        return [file[name] for name in ("images", "semantic", "region")]
+
+
 def _written(path: Path) -> Path:
     """A file beside the SHA256SUMS that lists it."""
-    again = "write it again with: python -m fusion_lib.scenes FOLDER"
     for file in (path, path.with_name(SUMS)):
         if not file.is_file():
-            raise FileNotFoundError(f"{file.name} is not in folder {path.parent.name!r}; {again}")
+            raise FileNotFoundError(f"{file.name} is not in folder {path.parent.name!r}; {AGAIN}")
     if sha256(path) != read_sums(path.with_name(SUMS)).get(path.name):
-        raise ValueError(f"{path.name} does not have the sha256 that {SUMS} lists; {again}")
+        raise ValueError(f"{path.name} does not have the sha256 that {SUMS} lists; {AGAIN}")
     return path

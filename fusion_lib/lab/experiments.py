@@ -22,6 +22,9 @@ SEEDS, FIVE = (0, 1, 2), (0, 1, 2, 3, 4)  # the latter are folds, too
 FUSED = "hard sharing"  # FusionModel's default, the design that the experiments chose
 METHODS = ("uncertainty", "DWA", "FAMO", "geometric mean", "random")
 METHODS += ("observed sum", "PCGrad", "MGDA", "UPGrad", "Aligned-MTL", "IMTL-G")
+SHARINGS = ("own decoders", "hard sharing", "gates", "attention")  # tried out on scenes
+TAUGHT = ("true", "outlines", "another scene")  # see `recipes.Taught`
+NAMES_RATES, HIGH_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2), (8e-3, 1.6e-2, 3.2e-2)
 SHORT = 3  # epochs of the one run of each experiment that a notebook repeats live
 RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)  # tried out on small photographs
 ALPHAS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -58,6 +61,20 @@ _test = partial(_experiment, measure=measures.full_test_scores, measured=tuple(m
 _main = partial(_experiment, measure=measures.main_test_scores, measured=tuple(measures.MAIN))
 _scenes, _photographs = partial(_grid, data="scenes"), partial(_grid, data="photographs")
 _whole = partial(_small, data="whole photographs")
+
+
+def _worth(about, runs, measure) -> Experiment:
+    """Of what a label is worth; all runs of a seed before the next one's."""
+    runs = tuple(sorted(runs, key=lambda run: run["seed"]))
+    return _experiment(about, runs, measure, (*measures.WORTH, "best_epoch"))
+
+
+def _second(**values) -> tuple[dict, ...]:
+    """A grid on scenes of the second edition."""
+    common = {"data": "second edition", "regions": "true", "epochs": 30, "beta": 1.0}
+    return _grid(**(common | {"weight_decay": 0.01, "seed": (0, 1)} | values))
+
+
 EXPERIMENTS = {
     "tuning": _tuning(
         "Learning rates tried out on validation scenes, the same number for every model.",
@@ -69,6 +86,21 @@ EXPERIMENTS = {
         + _photographs(epochs=6, seed=0, learning_rate=2e-3, beta=(1.0, 2.0), model=DESIGNS),
         measured=(*VALIDATION, "covering", "miou_fused"),
         measure=measures.decoded_validation_scores,
+    ),
+    "worth_tuning": _worth(
+        "Second edition: rates, beta, weight decay and length, tried out on validation scenes.",
+        _second(beta=2.0, learning_rate=HIGH_RATES, model="own decoders", regions=TAUGHT[:2])
+        + _second(learning_rate=NAMES_RATES, model="semantic only")
+        + _second(learning_rate=HIGH_RATES, model="region only")
+        + _second(beta=2.0, learning_rate=HIGH_RATES, model=SHARINGS[1:])
+        + _second(beta=(1.0, 4.0), learning_rate=HIGH_RATES[1], model="own decoders")
+        + _second(beta=1.0, learning_rate=HIGH_RATES[:2], model=SHARINGS[1:])
+        + _second(beta=1.0, learning_rate=HIGH_RATES[1], model="own decoders", regions="outlines")
+        + _second(beta=2.0, learning_rate=HIGH_RATES, model="own decoders", regions=TAUGHT[2])
+        + _second(learning_rate=4e-3, weight_decay=(0.0, 0.05), model="semantic only")
+        + _second(learning_rate=1.6e-2, weight_decay=(0.0, 0.05), model="region only")
+        + _second(epochs=60, learning_rate=NAMES_RATES[1:], model="semantic only"),
+        measure=partial(measures.worth_scores, split="val"),
     ),
     "transfer_tuning": _tuning(
         "Small photographs: learning rates tried out for every start, single and fused.",

@@ -48,6 +48,7 @@ STARTS: dict[str, tuple[dict, float]] = {
 # Recipe, and what stored settings call the data set, whatever its class is called now.
 DATA = {
     "scenes": (recipes.SCENES, "Scenes"),
+    "second edition": (recipes.SCENES_SECOND, "Scenes, second edition"),
     "photographs": (recipes.PHOTOGRAPHS, "StanfordBackground"),
     "small photographs": (recipes.PHOTOGRAPHS_SMALL, "StanfordBackground"),
     "whole photographs": (recipes.PHOTOGRAPHS_WHOLE, "StanfordBackground"),
@@ -64,7 +65,8 @@ TUNED = {
     | {"surfaces only": 9e-3, "three tasks": 9e-3, "Unet": 9e-3, "FPN": 2.7e-2, "LRASPP": 2.7e-2},
 }
 # Fields of a recipe that came later: settings name them only where they are not at their default.
-LATER = ("pictures", "encoder_factor", "resident")
+LATER = ("pictures", "encoder_factor", "resident", "weight_decay", "regions")
+KNOBS = ("fold", "hidden_borders")  # of a data set
 SHORT_EPOCH = {"train": 48, "val": 16}  # pictures; of the photographs they are 429 and 143
 
 VALIDATION = ("val_score", "val_miou_semantic", "val_miou_region")  # the score is their mean
@@ -90,6 +92,12 @@ TEST = {
     "edge_weight": "joint.decoding.edge_weight",
     "vote_weight": "joint.decoding.vote_weight",
 }
+# What a label is worth: names by argmax, voted, decoded together; regions alone, and together.
+WORTH = {name: TEST[name] for name in ("miou", "miou_voted", "miou_fused", "covering_areas")}
+WORTH |= {name: TEST[name] for name in ("covering", "covering_fused", "pq_areas", "pq", "pq_fused")}
+WORTH |= {"touching_areas": "areas.touching_recall", "touching": "partition.touching_recall"}
+WORTH |= {"boundary_f": TEST["boundary_f"], "boundary_f_fused": "joint.partition.boundary_f"}
+WORTH |= {"touching_fused": "joint.partition.touching_recall"}
 SHARED = ("miou", "pixel_accuracy", "covering", "miou_fused")  # `MAIN` decodes but once
 MAIN = {name: TEST[name].removeprefix("joint.") for name in SHARED}
 MAIN["miou_surfaces"] = "surfaces.miou"
@@ -107,8 +115,8 @@ def recipe_of(run: dict) -> recipes.Recipe:
     own |= {field.name: run[field.name] for field in fields(base) if field.name in run}
     if "alpha" in run:
         own["beta"] = 1 - run["alpha"]
-    if run.get("fold"):
-        own["dataset"] = partial(base.dataset, fold=run["fold"])
+    if knobs := {name: run[name] for name in KNOBS if run.get(name) is not None}:
+        own["dataset"] = partial(base.dataset, **knobs)
     return replace(base, **{**own, "model": design, "encoder_factor": encoder_factor})
 
 
@@ -119,7 +127,7 @@ def settings(run: dict) -> dict:
     recipe = recipe_of(run)
     pairs = [(field, getattr(recipe, field.name)) for field in fields(recipe)]
     named = {f.name: v for f, v in pairs if f.name not in LATER or v != f.default}
-    named |= {"fold": run["fold"]} if run.get("fold") else {}
+    named |= {name: run[name] for name in KNOBS if run.get(name) is not None}
     named |= {"dataset": DATA[run.get("data", "scenes")][1], "design": named.pop("model")}
     return named | {"model": run["model"], "seed": run["seed"]}
 
@@ -206,6 +214,16 @@ def full_test_scores(run: dict, model, history: list[dict]) -> dict:
         scores["joint"] = recipes.scores(model, recipe, decoding) | {"decoding": decoding}
     series = {name: [epoch[name] for epoch in history] for name in SERIES if name in history[0]}
     return chosen(TEST, scores) | series
+
+
+def worth_scores(run: dict, model, history: list[dict], split: str = "test") -> dict:
+    """All of `WORTH`, with a decoding chosen on validation pictures by their true regions."""
+    recipe = recipe_of(run)
+    scores = recipes.scores(model, recipe, _decoding(run, model, joint=False), split)
+    if "partition" in scores and "semantic" in scores:
+        scores["joint"] = recipes.scores(model, recipe, _decoding(run, model), split)
+    best = max(history, key=lambda epoch: epoch["val_score"])
+    return chosen(WORTH, scores) | {"best_epoch": best["epoch"]}
 
 
 def main_test_scores(run: dict, model, history: list[dict]) -> dict:

@@ -3,6 +3,7 @@ experiment `tuning`), and what puts them to work. Notebook 04 spells out what `f
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from torch.utils import data
@@ -11,12 +12,14 @@ from torchvision.transforms import v2
 
 from fusion_lib import checks, datasets, models, targets, training, tuning, weighting
 from fusion_lib.affinities import OFFSETS, AffinityTarget
+from fusion_lib.datasets.base import SegmentationDataset
 from fusion_lib.engine import devices, processes
 from fusion_lib.engine.resident import ResidentLoader
 from fusion_lib.evaluation import evaluate
 from fusion_lib.losses import FusionLoss
 from fusion_lib.prediction import predict
 from fusion_lib.regions import fuse
+from fusion_lib.rendering import REGION_VOID, SEMANTIC_VOID, connected_regions
 from fusion_lib.transforms import augmentation, evaluation_transform
 
 TASKS = {"semantic": 8, "region": 3}  # classes of each task, on the scenes and on the photographs
@@ -44,10 +47,13 @@ class Recipe:
     labels: float = 1.0  # share of the training pictures whose semantic labels are used
     pictures: float = 1.0  # share of the training pictures that is used at all
     encoder_factor: float = 1.0  # share of the learning rate that the encoder gets
+    weight_decay: float = 1e-2
+    regions: str = "true"  # the region maps that are learned: see `Taught`
     resident: bool = False  # training pictures are kept on the device, see engine.resident
 
 
 SCENES = Recipe()
+SCENES_SECOND = Recipe(dataset=partial(datasets.Scenes, edition=2))
 PHOTOGRAPHS = Recipe(
     dataset=datasets.StanfordBackground,
     size=(192, 256),
@@ -92,8 +98,9 @@ def _check(recipe: Recipe, outputs: dict[str, int], sharers: int) -> None:
         checks.expect(0 < share <= 1, name, share, "a share of the pictures in (0, 1]")
     given, few = f"labels is {labels} and pictures {pictures}", labels < 1 or pictures < 1
     checks.require(1 in (labels, pictures), f"{given}; expected 1 for one of them")
-    wrong = recipe.resident and (few or "affinity" in outputs or sharers > 1)
-    expected = "one process, all pictures and labels, and no affinities: leave it False here"
+    others = few or "affinity" in outputs or recipe.regions != "true"
+    wrong = recipe.resident and (others or sharers > 1)
+    expected = "one process, all pictures and labels, true regions: leave it False here"
     checks.expect(not wrong, "resident", True, expected)
     given = f"{given} and batch_size {recipe.batch_size}, with {sharers} processes"
     expected = "all labels of all pictures, and a batch that divides into equal shares"
@@ -129,7 +136,32 @@ def _pictures(recipe: Recipe, outputs: dict[str, int], split: str, transform: Ca
     """A split, transformed, then with the targets that the tasks learn."""
     made = {"region": targets.RegionTarget(recipe.tau), "affinity": AffinityTarget()}
     steps = [transform, *(target for task, target in made.items() if task in outputs)]
-    return recipe.dataset(split, transform=v2.Compose(steps))
+    if recipe.regions == "true":
+        return recipe.dataset(split, transform=v2.Compose(steps))
+    return Taught(recipe.dataset(split), recipe.regions, v2.Compose(steps))
+
+
+class Taught(SegmentationDataset):
+    """Another data set with false region maps, the controls of what region labels are worth:
+    "outlines" has the connected areas of its semantic map, so nothing that the names do not hold;
+    "another scene" the regions of the next picture. ValueError for any other `regions`."""
+
+    def __init__(self, dataset, regions: str, transform: Callable):
+        known = ("outlines", "another scene")
+        checks.expect(regions in known, "regions", regions, f'"true" or one of {known}')
+        self.dataset, self.regions, self.classes = dataset, regions, dataset.classes
+        super().__init__(transform)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int):
+        image, semantic, _ = self.dataset.read(index)
+        if self.regions == "another scene":
+            return image, semantic, self.dataset.read((index + 1) % len(self))[2]
+        names = semantic.astype(np.int64)
+        names[names == SEMANTIC_VOID] = REGION_VOID
+        return image, semantic, connected_regions(names)
 
 
 def fit(recipe: Recipe, outputs: dict, seed=0, folder=None, build: Callable = models.FusionModel):
@@ -144,7 +176,7 @@ def fit(recipe: Recipe, outputs: dict, seed=0, folder=None, build: Callable = mo
     model, loss = build(outputs, **recipe.model), FusionLoss(recipe.alpha, recipe.beta, weights)
     if recipe.weighting != "sum":
         options = {"weighting": weighting.choose(recipe.weighting)}
-    for name in ("epochs", "learning_rate", "encoder_factor"):
+    for name in ("epochs", "learning_rate", "encoder_factor", "weight_decay"):
         options[name] = getattr(recipe, name)
     return model, training.train(model, loss, *both, seed=seed, **options)
 
@@ -170,4 +202,5 @@ def scores(model, recipe: Recipe, decoding: dict, split: str = "test") -> dict:
 
 def seen(recipe: Recipe) -> tuple[int, int] | None:
     """The size (H, W) at which `predict` shows the network a picture; scenes as they are."""
-    return None if recipe.dataset is datasets.Scenes else recipe.size
+    dataset = getattr(recipe.dataset, "func", recipe.dataset)
+    return None if dataset is datasets.Scenes else recipe.size

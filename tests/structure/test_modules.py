@@ -18,7 +18,9 @@ ORDER = (
     "engine.files",
     "drawing",
     "checks",
+    "rendering",
     "scenes",
+    "worlds",
     "datasets.base",
     "datasets.decoding",
     "datasets.shipped_scenes",
@@ -67,7 +69,7 @@ ORDER = (
     "lab.hosted",
 )
 # Non-blank lines that each part may have. The aim is 2,600, 800 and 1,700; no part may grow again.
-PARTS = {"": 2730, "engine": 1095, "lab": 2065}
+PARTS = {"": 2845, "engine": 800, "lab": 1920}
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 250, 60, 10
 
 

@@ -33,6 +33,7 @@ from fusion_lib.metrics import (
     delta_m,
     partition_scores,
     semantic_scores,
+    touching_things,
 )
 from fusion_lib.models import FusionModel
 from fusion_lib.scenes import CLASSES, STUFF, THINGS, connected_regions
@@ -693,6 +694,46 @@ def test_evaluate_lets_class_edges_help_the_regions():
     )
 
 
+def test_touching_things_by_hand():
+    """Two cars side by side and a third one apart, on ground; stuff that touches stuff is none."""
+    semantic = np.array([[1, 5, 5, 5, 5, 1, 5], [1, 5, 5, 5, 5, 1, 5], [1, 1, 1, 1, 1, 1, 1]])
+    region = np.array([[0, 1, 1, 2, 2, 0, 3], [0, 1, 1, 2, 2, 0, 3], [9, 9, 9, 9, 9, 9, 9]])
+    assert touching_things(semantic, region, region, THINGS) == (2, 2)
+    assert touching_things(semantic, region, semantic, THINGS) == (0, 2)  # IoU 4/8 is not above .5
+    found = np.where(region == 2, 1, region)
+    found[0, 4] = 0  # the first car's 4 pixels are now 4 of 7
+    assert touching_things(semantic, region, found, THINGS) == (1, 2)
+    assert touching_things(semantic.T, region.T, found.T, THINGS) == (1, 2)
+    assert touching_things(semantic, np.where(region == 1, -1, region), region, THINGS) == (0, 0)
+    assert touching_things(semantic, region, region, ()) == (0, 0)
+
+
+def test_evaluate_tells_how_many_touching_things_are_found():
+    data = Subset(Scenes("val", edition=2), range(3))
+
+    class Names(nn.Module):
+        """Gives the picture of each of the samples its true names."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images):
+            far = [float((s["image"] / 255 - images[0]).abs().max()) for s in data]
+            sample = data[int(np.argmin(far))]
+            assert min(far) < 1e-6
+            hot = nn.functional.one_hot(sample["semantic"].clamp(max=7), 8)
+            return {"semantic": 9.0 * hot.movedim(-1, 0)[None] + self.weight}
+
+    counts = []
+    for sample in data:
+        areas = connected_regions(sample["semantic"].clamp(max=7))
+        counts.append(touching_things(sample["semantic"], sample["region"], areas, THINGS))
+    found, count = np.sum(counts, 0)
+    recall = evaluate(Names().eval(), data, {})["areas"]["touching_recall"]
+    assert count > 10 and recall == pytest.approx(found / count)
+
+
 def test_evaluate_areas_are_those_of_the_argmax_map():
     """What a semantic map alone is worth as a partition: its connected areas, against both
     truths."""
@@ -703,10 +744,12 @@ def test_evaluate_areas_are_those_of_the_argmax_map():
         labels = evaluation.predict(model, sample["image"])["semantic"].argmax(0)
         coverings.append(covering(sample["region"], connected_regions(labels)))
         quality.update(sample["semantic"], sample["region"], labels, connected_regions(labels))
+    recall = scores.pop("touching_recall", None)
     assert scores == pytest.approx(
         {"covering": np.mean(coverings), "panoptic_quality": quality.compute()}
     )
-    assert evaluate(Unsure("semantic", "region"), data, DECODING)["areas"] == scores
+    again = evaluate(Unsure("semantic", "region"), data, DECODING)["areas"]
+    assert again.pop("touching_recall", None) == recall and again == scores
 
 
 def test_shipped_checkpoint_is_small_and_has_both_tasks():

@@ -12,9 +12,19 @@ from fusion_lib.affinities import decode_affinities
 from fusion_lib.engine import devices
 from fusion_lib.engine.resident import ResidentLoader
 from fusion_lib.lab import recipes
-from fusion_lib.lab.recipes import AFFINITY_TASKS, TASKS, fit, loaders, tune_decoding
+from fusion_lib.lab.recipes import (
+    AFFINITY_TASKS,
+    SCENES_SECOND,
+    TASKS,
+    Taught,
+    fit,
+    loaders,
+    seen,
+    tune_decoding,
+)
 from fusion_lib.models import FusionModel, TwoNetworks
 from fusion_lib.regions import fuse, vote
+from fusion_lib.scenes import connected_regions
 from fusion_lib.targets import region_target
 
 BOTH, SEMANTIC, REGION = TASKS, {"semantic": 8}, {"region": 3}
@@ -320,3 +330,46 @@ def test_fused_maps_are_argmax_regions_and_one_class_a_region():
     np.testing.assert_array_equal(region, fuse(outputs, **decoding)[1])
     np.testing.assert_array_equal(voted, vote(outputs["semantic"], region))
     assert all(len(np.unique(voted[region == number])) == 1 for number in range(region.max() + 1))
+
+
+# --- false regions, the controls ------------------------------------------------------------------
+
+
+def test_outlines_are_the_connected_areas_of_the_semantic_map():
+    recipe = replace(SCENES_SECOND, regions="outlines")
+    for loader in loaders(recipe, BOTH):
+        sample, true = loader.dataset[3], loader.dataset.dataset[3]
+        names = sample["semantic"].numpy().astype(int)
+        expected = connected_regions(np.where(names == 255, -1, names))
+        found = sample["region"].numpy()  # the ids are as before a flip
+        np.testing.assert_array_equal(connected_regions(found), expected)
+        assert found.max() < true["region"].max()
+        np.testing.assert_array_equal(sample["region_target"], region_target(expected, 2.0))
+
+
+def test_another_scenes_regions_are_those_of_the_next_picture():
+    data = Taught(SCENES_SECOND.dataset("val"), "another scene", lambda sample: sample)
+    for index, other in ((0, 1), (99, 0)):
+        np.testing.assert_array_equal(data[index]["region"], data.dataset[other]["region"])
+        np.testing.assert_array_equal(data[index]["semantic"], data.dataset[index]["semantic"])
+
+
+def test_decoding_and_scores_see_the_true_regions():
+    recipe = replace(SCENES_SECOND, regions="outlines")
+    np.testing.assert_array_equal(
+        recipe.dataset("val")[0]["region"], SCENES_SECOND.dataset("val")[0]["region"]
+    )
+    assert seen(recipe) is None
+
+
+def test_unknown_regions_are_refused():
+    with pytest.raises(ValueError, match="regions is 'none'; expected \"true\" or one of"):
+        loaders(replace(SCENES_SECOND, regions="none"), BOTH)
+    with pytest.raises(ValueError, match="resident is True; expected .*true regions"):
+        loaders(replace(SCENES_SECOND, regions="outlines", resident=True), BOTH)
+
+
+def test_fit_uses_the_weight_decay():
+    one, other = (fit(replace(RECIPE, weight_decay=decay), BOTH)[0] for decay in (0.0, 0.5))
+    norms = [sum(p.detach().square().sum() for p in model.parameters()) for model in (one, other)]
+    assert norms[1] < norms[0]

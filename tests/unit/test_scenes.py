@@ -10,9 +10,9 @@ import pytest
 from examples import random_region_map
 from scipy import ndimage
 
-from fusion_lib import scenes
+from fusion_lib import rendering, scenes, worlds
 from fusion_lib.datasets import Scenes
-from fusion_lib.engine.files import data_folder
+from fusion_lib.engine.files import data_folder, write_sums
 
 SEEDS = [0, 1, 2, 17, 10_003, 20_042]
 
@@ -138,6 +138,7 @@ def test_semantic_labels_of_one_ball_by_hand():
         light_slope=(0, 0),
         stuff_colours=np.full((3, 2, 3), 0.5),
         things=(ball,),
+        world=scenes.STREET,
     )
     _, semantic, region = scenes.render(scene, size=20, time=1.0)
     expected = np.empty((20, 20), int)
@@ -222,6 +223,141 @@ def test_generator_reproduces_the_shipped_files(split):
         assert np.abs(image.astype(int) - shipped_image).max() <= 1
 
 
+def share_of_hidden_borders(seeds, **knobs) -> float:
+    pictures = (scenes.render(scenes.sample_scene(seed, edition=2, **knobs)) for seed in seeds)
+    counts = [rendering.count_hidden_borders(semantic, region) for _, semantic, region in pictures]
+    hidden, borders = np.sum(counts, 0)
+    return hidden / borders
+
+
+def test_hidden_borders_are_counted_by_hand():
+    region = np.array([[0, 0, 1], [2, 2, 1], [-1, 3, 3]])
+    semantic = np.array([[5, 5, 5], [5, 5, 5], [255, 7, 7]])
+    # Across rows: 0|2 twice hidden, 2|3 and 1|3 open. Within rows: 0|1 and 2|1 hidden.
+    assert rendering.count_hidden_borders(semantic, region) == (4, 6)
+    assert rendering.count_hidden_borders(semantic.T, region.T) == (4, 6)
+
+
+@pytest.mark.parametrize("share", [0.06, 0.12, None, 0.25, 0.4, 0.5])
+def test_share_of_hidden_borders_is_the_one_asked_for(share):
+    expected = scenes.HIDDEN_BORDERS if share is None else share
+    assert share_of_hidden_borders(range(150), hidden_borders=share) == pytest.approx(
+        expected, abs=0.03
+    )
+
+
+def test_without_groups_no_border_is_hidden():
+    assert share_of_hidden_borders(range(200), hidden_borders=0.0) == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_more_groups_leave_the_rest_of_a_scene_as_it_is(seed):
+    few, many = (scenes.sample_scene(seed, hidden_borders=h, edition=2) for h in (0.0, 0.3))
+    for field in ("horizon", "tilt", "shore", "light", "light_slope", "side"):
+        assert getattr(few, field) == getattr(many, field)
+    np.testing.assert_array_equal(few.stuff_colours, many.stuff_colours)
+    assert len(few.things) <= len(many.things)
+
+
+def test_second_edition_has_the_grain_that_was_asked_for():
+    scene = scenes.sample_scene(11, edition=2)
+    clean, noisy = (scenes.render(scene, noise=noise)[0] / 255 for noise in (0.0, 0.02))
+    inside = (clean > 0.2) & (clean < 0.8)
+    assert (noisy - clean)[inside].std() == pytest.approx(0.02, rel=0.05)
+    assert (noisy - clean)[inside].mean() == pytest.approx(0, abs=1e-3)
+
+
+def test_camera_that_drives_and_pans_by_hand():
+    """A ball 0.4 below the horizon is 2.5 camera heights away; after one more it is 1.5 away."""
+    scene = dataclasses.replace(scene_of_balls((0.6, 0.7)), horizon=0.4)  # its foot is at 0.8
+    semantic = scenes.render(scene, size=100, drive=1.0)[1]
+    rows, columns = np.nonzero(semantic == scenes.BALL)
+    grown = 2.5 / 1.5
+    assert rows.min() == pytest.approx(100 * (0.4 + 0.2 * grown), abs=1)  # its top
+    assert columns.mean() + 0.5 == pytest.approx(100 * (0.5 + 0.1 * grown), abs=0.6)
+    assert np.ptp(columns) + 1 == pytest.approx(20 * grown, abs=1.1)
+    columns = np.nonzero(scenes.render(scene, size=100, pan=0.25)[1] == scenes.BALL)[1]
+    assert columns.mean() + 0.5 == pytest.approx(100 * (0.6 - 0.25 / 2.5), abs=0.6)
+
+
+def test_what_the_camera_has_passed_is_gone():
+    scene = dataclasses.replace(scene_of_balls((0.3, 0.5), (0.7, 0.8)), horizon=0.4)
+    assert scenes.render(scene, drive=1.9)[2].max() == 2  # sky, ground and the farther ball
+    with pytest.raises(ValueError, match="no thing.*expected at least two.*turn the knobs back"):
+        scenes.render(scene, drive=6.0)
+
+
+def test_a_picture_of_one_region_is_refused():
+    with pytest.raises(ValueError, match="what the knobs leave in the picture is '1 regions'"):
+        scenes.render(scene_of_balls((0.5, 0.5)), size=8, scale=20.0)
+
+
+@pytest.mark.parametrize("value", [-0.01, 0.51, float("nan")])
+def test_hidden_borders_out_of_range_are_refused(value):
+    with pytest.raises(ValueError, match=rf"hidden_borders is {value}; expected"):
+        scenes.sample_scene(0, hidden_borders=value, edition=2)
+
+
+def test_first_edition_has_no_knob_for_hidden_borders():
+    with pytest.raises(ValueError, match="hidden_borders is 0.2; expected in .*, with edition 2"):
+        scenes.sample_scene(0, hidden_borders=0.2, edition=1)
+    with pytest.raises(ValueError, match="edition is 3; expected 1 or 2"):
+        scenes.sample_scene(0, edition=3)
+
+
+def test_scenes_are_drawn_with_other_knobs_in_place_of_a_file():
+    drawn = Scenes("val", edition=2, hidden_borders=0.1)
+    image, semantic, region = drawn.read(7)
+    expected = scenes.render(
+        scenes.sample_scene(scenes.SPLITS["val"][7], edition=2, hidden_borders=0.1)
+    )
+    for found, wanted in zip((image, semantic, region), expected):
+        np.testing.assert_array_equal(found, wanted)
+    assert len(drawn) == 100 and drawn.classes == scenes.CLASSES
+    with pytest.raises(ValueError, match="folder is 'x'; expected None beside the knobs"):
+        Scenes("val", folder="x", edition=2)
+
+
+def test_a_file_of_another_edition_is_refused(tmp_path):
+    scenes.generate(tmp_path)
+    path = tmp_path / "scenes_val.npz"
+    with np.load(path) as file:
+        np.savez_compressed(path, **file, edition=3 - scenes.EDITION)
+    write_sums(tmp_path)
+    with pytest.raises(ValueError, match="scenes_val.npz holds scenes of edition.*write it again"):
+        Scenes("val", folder=tmp_path)
+
+
+@pytest.mark.parametrize("sample", [worlds.sample_faces, worlds.sample_above])
+def test_other_worlds_have_labels_of_their_own(sample):
+    for seed in range(30):
+        scene = sample(seed)
+        image, semantic, region = scenes.render(scene)
+        assert image.shape == (64, 64, 3) and region.max() >= 1
+        assert set(np.unique(semantic)) <= {*range(len(scene.world.classes)), 255}
+        for one, other in zip(scenes.render(sample(seed)), (image, semantic, region)):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_labels_of_the_second_edition_stay_as_they_are():
+    """Results are stored for these scenes: a change of the generator is a change of the edition."""
+    _, semantic, region = scenes.draw_split("val", edition=2)
+    found = hashlib.sha256(semantic.tobytes() + region.tobytes()).hexdigest()
+    assert found == "10cb04f53c35acfeba126fcd7193d69296cbb089b7624b13e7cd60de0fb334a7"
+
+
+def test_two_eyes_are_one_class_and_two_regions():
+    _, semantic, region = scenes.render(worlds.sample_faces(1), size=128)  # one face
+    eye = worlds.FACES.classes.index("eye")
+    assert len(np.unique(region[semantic == eye])) == 2
+
+
+def test_maps_from_above_have_borders_inside_a_class():
+    pictures = [scenes.render(worlds.sample_above(seed)) for seed in range(60)]
+    hidden, borders = np.sum([rendering.count_hidden_borders(*maps[1:]) for maps in pictures], 0)
+    assert 0.1 < hidden / borders < 0.4
+
+
 def test_sha256_list_holds_for_every_file_in_it():
     lines = (data_folder() / "SHA256SUMS").read_text().splitlines()
     names = {line.split()[1] for line in lines}
@@ -271,6 +407,8 @@ def test_sample_scene_refuses_knobs_outside_0_to_1(knob, value):
         ("perspective", 2.5),
         ("scale", float("nan")),
         ("time", float("inf")),
+        ("drive", float("nan")),
+        ("pan", float("inf")),
     ],
 )
 def test_render_refuses_impossible_knobs(knob, value):
@@ -335,6 +473,7 @@ def scene_of_balls(*places: tuple[float, float]) -> scenes.Scene:
         light=1.0,
         light_slope=(0, 0),
         things=balls,
+        world=scenes.STREET,
     )
 
 
