@@ -55,13 +55,13 @@ def _drawn(split: str, **knobs) -> tuple[np.ndarray, ...]:
     return scenes.draw_split(split, **knobs)
 
 
-def _read(path: Path) -> list[np.ndarray]:
+def _read(path: Path) -> tuple[np.ndarray, ...]:
     with np.load(path) as file:
         edition = int(file["edition"]) if "edition" in file else 1
         if edition != scenes.EDITION:
             told = f"{path.name} holds scenes of edition {edition}, expected {scenes.EDITION}"
             raise ValueError(f"{told}; {AGAIN}, or draw others: Scenes(split, edition={edition})")
-        return [file[name] for name in ("images", "semantic", "region")]
+        return tuple(file[name] for name in ("images", "semantic", "region"))
 
 
 def _written(path: Path) -> Path:
