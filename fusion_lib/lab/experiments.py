@@ -75,6 +75,12 @@ def _second(**values) -> tuple[dict, ...]:
     return _grid(**(common | {"weight_decay": 0.01, "seed": (0, 1)} | values))
 
 
+def _first(**values) -> tuple[dict, ...]:
+    """A grid on scenes of the first edition, at the rates of `tuning`."""
+    common = {"data": "scenes", "regions": "true", "epochs": 30, "labels": 1.0, "seed": 0}
+    return _grid(**(common | {"learning_rate": 8e-3} | values))
+
+
 EXPERIMENTS = {
     "tuning": _tuning(
         "Learning rates tried out on validation scenes, the same number for every model.",
@@ -101,6 +107,14 @@ EXPERIMENTS = {
         + _second(learning_rate=1.6e-2, weight_decay=(0.0, 0.05), model="region only")
         + _second(epochs=60, learning_rate=NAMES_RATES[1:], model="semantic only"),
         measure=partial(measures.worth_scores, split="val"),
+    ),
+    "first_edition": _worth(
+        "First edition: twice as long, another scene's regions, outlines of the names, few names.",
+        _first(seed=tuple(range(5)), model=FUSED, regions=TAUGHT[1])
+        + _first(model=FUSED, regions=TAUGHT[2])
+        + _first(epochs=60, learning_rate=(4e-3, 8e-3), model="semantic only")
+        + _first(seed=SEEDS, labels=0.1, model=FUSED, regions=TAUGHT[1]),
+        measures.worth_scores,
     ),
     "transfer_tuning": _tuning(
         "Small photographs: learning rates tried out for every start, single and fused.",

@@ -123,9 +123,10 @@ def _training_loader(recipe: Recipe, outputs: dict[str, int], seed: int, sharers
         train = Subset(train, drawn)
         sampler = RandomSampler(train, num_samples=count)
     elif recipe.labels < 1 and "semantic" in outputs:
-        # As many pictures as there are, drawn with replacement: for the semantic task alone all
-        # from the labelled ones, beside the region task half from these and half from all.
-        chances = np.full(count, 0.5 / count if "region" in outputs else 0.0)
+        # As many pictures as there are, drawn with replacement: where others tell nothing, all
+        # from the labelled ones; beside the true regions half from these and half from all.
+        known = "region" in outputs and recipe.regions != "outlines"
+        chances = np.full(count, 0.5 / count if known else 0.0)
         chances[drawn] += 0.5 / len(drawn)
         sampler = data.WeightedRandomSampler(chances, count)
         train = datasets.PartlyLabelled(train, drawn)

@@ -347,6 +347,12 @@ def test_outlines_are_the_connected_areas_of_the_semantic_map():
         np.testing.assert_array_equal(sample["region_target"], region_target(expected, 2.0))
 
 
+def test_outlines_of_few_names_come_from_the_labelled_pictures_alone():
+    few = replace(RECIPE, labels=0.25, regions="outlines")
+    drawn, names = draws(few, BOTH), labelled(few)
+    assert set(drawn) <= names and len(drawn) == 40 and len(names) == 10
+
+
 def test_another_scenes_regions_are_those_of_the_next_picture():
     data = Taught(SCENES_SECOND.dataset("val"), "another scene", lambda sample: sample)
     for index, other in ((0, 1), (99, 0)):
