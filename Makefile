@@ -38,6 +38,7 @@ lab: .venv/ready
 	$(PY) -m jupyterlab notebooks
 
 bench: .venv/ready
+	$(PY) -m timeit -n 1 -r 1 -s 'import torch, torchvision' 'import fusion_lib.training, fusion_lib.tuning, fusion_lib.plots'
 	$(PY) -m fusion_lib.lab.bench
 
 outputs: .venv/ready

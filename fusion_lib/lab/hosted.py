@@ -1,11 +1,7 @@
-"""The set-up cell of the notebooks, and the repository from which it installs fusion_lib.
-
-    python -m fusion_lib.lab.hosted owner/name     # on GitHub; or: make colab REPO=owner/name
-
-The address stands in pyproject.toml, in the set-up cell of every notebook and, in badges that open
-the notebook on Colab, Kaggle and Binder, below the titles of notebooks and README. OWNER/REPOSITORY
-takes the name back: no badge, and the set-up cell asks for a wheel.
-"""
+"""The set-up cell of the notebooks, and the repository from which it installs fusion_lib: `make
+colab REPO=owner/name` (on GitHub) writes its address into pyproject.toml, into every set-up cell
+and, in badges that open the notebook on Colab, Kaggle and Binder, below the titles of notebooks and
+README. OWNER/REPOSITORY takes the name back: no badge, and the set-up cell asks for a wheel."""
 
 import importlib
 import json
@@ -35,13 +31,13 @@ ASKED = "put fusion_lib-*.whl here (make wheel), or run make lab"
 WITHOUT_ADDRESS = f'assert wheel or has("fusion_lib"), "{ASKED}"'
 
 # Markdown of the badges. HEAD is the default branch, whatever its name.
-COLAB, KAGGLE = "https://colab.research.google.com", "https://kaggle.com"
-BINDER = "https://mybinder.org"
-BADGES = f"""\
-[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{{name}}/blob/HEAD/{{path}}) \
-[![Open in Kaggle]({KAGGLE}/static/images/open-in-kaggle.svg)]\
-({KAGGLE}/kernels/welcome?src=https://github.com/{{name}}/blob/HEAD/{{path}}) \
-[![Open in Binder]({BINDER}/badge_logo.svg)]({BINDER}/v2/gh/{{name}}/HEAD?labpath={{path}})"""
+BADGES = """\
+[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]\
+(https://colab.research.google.com/github/{name}/blob/HEAD/{path}) \
+[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]\
+(https://kaggle.com/kernels/welcome?src=https://github.com/{name}/blob/HEAD/{path}) \
+[![Open in Binder](https://mybinder.org/badge_logo.svg)]\
+(https://mybinder.org/v2/gh/{name}/HEAD?labpath={path})"""
 BADGE_LINE = re.compile(r"^\[!\[Open in .*$", re.MULTILINE)
 
 
@@ -51,14 +47,12 @@ def start() -> None:
     where it failed, or refused to replace torch, torchvision or numpy."""
     from packaging.requirements import Requirement  # comes with the kernel; `make colab` has none
 
-    try:
-        needed = [Requirement(line) for line in metadata.requires("fusion_lib") or ()]
-    except metadata.PackageNotFoundError:  # a clone's folder on the path
-        needed = []
+    found = _installed("fusion_lib")  # None: a clone's folder on the path
+    needed = [Requirement(line) for line in (found and found.requires) or ()]
     needed = [r for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
     lacking = [str(r) for r in needed if not _fits(r)]
     if lacking:
-        keep = [f"{name}=={_version(name)}" for name in KEPT if _version(name)]
+        keep = [f"{name}=={there.version}" for name in KEPT if (there := _installed(name))]
         command = [sys.executable, "-m", "pip", "install", "-q", *keep, *map(str, needed)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -74,21 +68,17 @@ def start() -> None:
     print(machine.describe())
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
+def _installed(name: str) -> metadata.Distribution | None:
+    return next(iter(metadata.distributions(name=name)), None)
 
 
 def _fits(requirement) -> bool:
-    version = _version(requirement.name)
-    return bool(version) and requirement.specifier.contains(version, prereleases=True)
+    found = _installed(requirement.name)
+    return bool(found) and requirement.specifier.contains(found.version, prereleases=True)
 
 
 def address(root: Path = ROOT) -> str:
-    """The repository's address. Raises ValueError unless it stands in pyproject.toml once, on a
-    line of its own."""
+    """The repository's address; ValueError unless pyproject.toml has it once, on its own line."""
     found = ADDRESS.findall((root / "pyproject.toml").read_text(encoding="utf-8"))
     if len(found) != 1:
         raise ValueError(f'pyproject.toml has {len(found)} lines Repository = "..."; expected one')
@@ -102,8 +92,7 @@ def setup_cell(address: str) -> str:
 
 
 def badges(address: str, path: str) -> str:
-    """One line of Markdown that opens the notebook at `path`, from the project's root; empty while
-    no repository is named."""
+    """One line of Markdown that opens the notebook at `path`; empty without a named repository."""
     name = address.removeprefix("https://github.com/")
     return "" if UNNAMED in address else BADGES.format(name=name, path=path)
 

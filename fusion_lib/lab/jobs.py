@@ -5,12 +5,12 @@ outputs`; with names of notebooks, of these alone), and pictures, which README s
 import base64
 import io
 import os
-import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -19,19 +19,18 @@ from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbconvert import HTMLExporter
 from PIL import Image
 from skimage.data import rocket
+from torch.utils.data import Subset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from fusion_lib import datasets, plots, tuning
 from fusion_lib.engine import checkpoints, files
-from fusion_lib.lab import experiments, measures, recipes, tables
+from fusion_lib.lab import experiments, measures, recipes
 from fusion_lib.scenes import write_sums
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS, BUILD, DATA = ROOT / "notebooks", ROOT / "build", ROOT / "data"
 SECONDS_A_CELL = 30 * 60  # with room: a busy machine takes many times as long as an idle one
-README_SCENE = 14  # one of the better test scenes, and full of touching trees
-PHOTO_CHECKPOINT = "fused_photographs.safetensors"
 PHOTOGRAPHS: dict = {"data": "photographs", "seed": 0}
 FUSED_PHOTOGRAPHS = PHOTOGRAPHS | {"model": "own decoders", "beta": 2.0, "epochs": 22}
 # The models that `data/` holds: data set -> file -> the run that an experiment declares.
@@ -41,7 +40,19 @@ SHIPPED = {
         "attention_scenes.safetensors": {"model": "attention", "seed": 0},
         "gates_scenes.safetensors": {"model": "gates", "seed": 0},
     },
-    "stanford_background": {PHOTO_CHECKPOINT: FUSED_PHOTOGRAPHS},
+    "stanford_background": {"fused_photographs.safetensors": FUSED_PHOTOGRAPHS},
+}
+# What the reader of a scoreboard sees, and where `evaluation.evaluate` has it.
+COLUMNS = {
+    "mIoU argmax": "semantic.miou",
+    "mIoU vote": "voted.miou",
+    "mIoU fused": "fused.miou",
+    "pixel accuracy": "semantic.pixel_accuracy",
+    "covering": "partition.covering",
+    "VI bits": "partition.variation_of_information",
+    "adapted Rand error": "partition.adapted_rand_error",
+    "PQ": "panoptic_quality",
+    "minutes": "minutes",
 }
 
 
@@ -55,46 +66,37 @@ def notebooks() -> list[Path]:
 
 
 def execute(notebook, name: str, folder: Path) -> None:
-    """Run a notebook from top to bottom in `folder`, filling in its outputs and nothing that
-    differs from time to time. Raises CellFailed, which names notebook and cell; the outputs before
-    it are filled in."""
-    client = NotebookClient(
-        notebook,
-        timeout=SECONDS_A_CELL,
-        kernel_name="python3",
-        extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(folder)}},
-        coalesce_streams=True,
-        record_timing=False,
-    )
+    """Run a notebook from top to bottom in `folder`, filling in its outputs; where a cell fails,
+    those before it, and CellFailed names notebook and cell."""
+    client = NotebookClient(notebook, timeout=SECONDS_A_CELL, coalesce_streams=True)
+    client.extra_arguments = ["--log-level=ERROR"]  # of the kernel
     with tqdm(total=len(notebook.cells), desc=name, unit="cell", disable=False) as bar:
         client.on_cell_start = lambda **_: bar.update()
         try:  # without progress bars among the outputs
-            client.execute(env={**os.environ, "TQDM_DISABLE": "1"})
+            client.execute(cwd=str(folder), env={**os.environ, "TQDM_DISABLE": "1"})
         except (CellControlSignal, DeadKernelError) as error:
             kind = getattr(error, "ename", type(error).__name__)
             said = getattr(error, "evalue", error)
             raise CellFailed(f"{name}, cell {bar.n - 1}: {kind}: {said}") from error
 
 
-def failures(paths: Iterable[Path], work: Callable, note: str) -> list[str]:
-    """Do a work with every notebook, the others even if one fails; returns what the CellFailed of
-    those say, and a note behind each."""
+def _each(paths: list[Path], work: Callable, note: str) -> None:
+    """Do a work with every notebook, the others even if one fails; SystemExit then says what their
+    CellFailed say, and a note behind each."""
     failed = []
     for path in paths:
         try:
             work(path)
         except CellFailed as error:
             failed.append(f"{error}; {note}")
-    return failed
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 def outputs(*names: str) -> None:
     """Execute notebooks where they lie and write them with their outputs. SystemExit names the
     cells that failed; their files are as they were."""
-    paths = [Path(name) for name in names] or notebooks()
-    if failed := failures(paths, _store, "the file is as it was"):
-        sys.exit("\n".join(failed))
+    _each([Path(name) for name in names] or notebooks(), _store, "the file is as it was")
 
 
 def _store(path: Path) -> None:
@@ -102,7 +104,7 @@ def _store(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     execute(notebook, path.stem, path.parent)
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # time stamps
+        cell.metadata.pop("execution", None)  # differs from time to time
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = _opaque(output.data["image/png"])
@@ -119,7 +121,7 @@ def _opaque(png: str) -> str:
 def scenes() -> None:
     """Execute a copy of every notebook, write it as .ipynb and .html, and end with a scoreboard;
     SystemExit names the cells that failed."""
-    folder, seconds = BUILD / "notebooks", {}
+    folder, seconds = BUILD / "notebooks", []
     folder.mkdir(parents=True, exist_ok=True)
 
     def copy(path: Path) -> None:
@@ -127,36 +129,34 @@ def scenes() -> None:
         try:
             execute(notebook, path.stem, folder)
         finally:
-            seconds[path.name[:2]] = f"{time.perf_counter() - began:.0f}"
+            seconds.append(f"{path.name[:2]}: {time.perf_counter() - began:.0f}")
             nbformat.write(notebook, folder / path.name)
             page, _ = HTMLExporter().from_notebook_node(notebook)
             (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
 
-    failed = failures(notebooks(), copy, "see build/notebooks/")
-    print("\nSeconds a notebook:", ", ".join(f"{name}: {took}" for name, took in seconds.items()))
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"peak memory of a notebook: {memory:.0f} MB")
-    if failed:
-        sys.exit("\n".join(failed))
-    rows = tables.classical_rows(recipes.SCENES, tuple(tuning.CLASSICAL), pictures=40)
+    try:
+        _each(notebooks(), copy, "see build/notebooks/")
+    finally:
+        print("\nSeconds a notebook:", ", ".join(seconds))
+        print(f"peak memory of a notebook: {getrusage(RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MB")
+    rows = _classical_rows(recipes.SCENES, tuple(tuning.CLASSICAL), pictures=40)
     for name in ("semantic only", "region only"):
         run = {"model": name, "seed": 0, "learning_rate": recipes.SCENES.learning_rate}
-        rows[f"{name}, same recipe"] = tables.tested_row(recipes.SCENES, *_trained(run, None))
+        rows[f"{name}, same recipe"] = _tested_row(recipes.SCENES, *_trained(run, None))
     shipped = files.data_file("fused_scenes.safetensors")
     for name, path in (("trained in 04", folder / "runs/fused.safetensors"), ("shipped", shipped)):
         fused = checkpoints.load_checkpoint(path)
-        rows[f"fused, {name}"] = tables.tested_row(recipes.SCENES, *fused)
+        rows[f"fused, {name}"] = _tested_row(recipes.SCENES, *fused)
     _publish("scenes", rows, "Scenes, 100 test pictures, seed 0")
 
 
 def stanford_background() -> None:
     """Train on photographs, or go on with it; write a scoreboard of fold 0, and fused maps."""
-    rows = tables.classical_rows(recipes.PHOTOGRAPHS, ("Felzenszwalb",), pictures=15)
+    rows = _classical_rows(recipes.PHOTOGRAPHS, ("Felzenszwalb",), pictures=15)
     for run in (PHOTOGRAPHS | {"model": "semantic only"}, FUSED_PHOTOGRAPHS):
         model, facts = _trained(run, BUILD / "experiments")
-        rows[run["model"]] = tables.tested_row(measures.recipe_of(run), model, facts)
-    title = "Stanford Background, 143 test photographs of fold 0"
-    _publish("stanford_background", rows, title)
+        rows[run["model"]] = _tested_row(measures.recipe_of(run), model, facts)
+    _publish("stanford_background", rows, "Stanford Background, 143 test photographs of fold 0")
     test = datasets.StanfordBackground("test")
     for index in range(8):
         path = BUILD / "fused_maps" / f"{test.image_ids[index]}.png"
@@ -178,14 +178,12 @@ def checkpoint(data: str) -> None:
 def pictures() -> None:
     """Draw README's pictures: fused, a test scene and scikit-image's photograph of a rocket (by
     SpaceX, CC0)."""
-    scene = datasets.Scenes("test")[README_SCENE]["image"]
+    scene = datasets.Scenes("test")[14]["image"]  # one of the better, and full of touching trees
     photograph = v2.functional.resize(v2.functional.to_image(rocket()), [240, 320], antialias=True)
-    for name, image, shipped, data in (
-        ("scene.png", scene, "fused_scenes.safetensors", datasets.Scenes),
-        ("photograph.png", photograph, PHOTO_CHECKPOINT, datasets.StanfordBackground),
-    ):
-        fused = checkpoints.load_checkpoint(files.data_file(shipped))
-        _draw(DATA / "pictures" / name, image, data.classes, *fused)
+    kinds = {"scene": datasets.Scenes, "photograph": datasets.StanfordBackground}
+    for (kind, data), image in zip(kinds.items(), (scene, photograph)):
+        fused = checkpoints.load_checkpoint(files.data_file(f"fused_{kind}s.safetensors"))
+        _draw(DATA / "pictures" / f"{kind}.png", image, data.classes, *fused)
 
 
 def _trained(run: dict, scratch: Path | None) -> tuple:
@@ -197,8 +195,30 @@ def _trained(run: dict, scratch: Path | None) -> tuple:
     return model, {"decoding": decoding, "minutes": minutes, "size": recipes.seen(recipe)}
 
 
+def _classical_rows(recipe: recipes.Recipe, names: tuple[str, ...], pictures: int) -> dict:
+    """Rows of classical methods, parameters chosen on the first validation pictures."""
+    first, test = Subset(recipe.dataset("val"), range(pictures)), recipe.dataset("test")
+    rows = {}
+    for name in names:
+        parameters = tuning.tune_classical(name, first)
+        partition = tuning.partition_scores(tuning.CLASSICAL[name][0], parameters, test)
+        rows[name] = measures.chosen(COLUMNS, {"partition": partition})
+    return rows
+
+
+def _tested_row(recipe: recipes.Recipe, model, facts: dict) -> dict:
+    """Row of a trained model, as far as its tasks go; facts are those of its checkpoint."""
+    return measures.chosen(COLUMNS, recipes.scores(model, recipe, facts["decoding"]) | facts)
+
+
 def _publish(name: str, rows: dict[str, dict], title: str) -> None:
-    path, table = BUILD / f"scoreboard_{name}.md", tables.scoreboard(rows, title)
+    """Write and show a Markdown table below its title; columns that no row has are left out."""
+    columns = [column for column in COLUMNS if any(column in row for row in rows.values())]
+    lines = [title, "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for method, row in rows.items():
+        cells = [f"{row[c]:.{1 if c == 'minutes' else 3}f}" if c in row else "" for c in columns]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    path, table = BUILD / f"scoreboard_{name}.md", "\n".join([*lines, ""])
     path.write_text(table, encoding="utf-8")
     print(f"\n{table}\nwritten to {path.relative_to(ROOT)}")
 

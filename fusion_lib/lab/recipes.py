@@ -72,8 +72,6 @@ PHOTOGRAPHS_FUSED = replace(PHOTOGRAPHS, beta=2.0, epochs=22, model=_OWN_DECODER
 PHOTOGRAPHS_WHOLE = replace(PHOTOGRAPHS, size=(240, 320), tau=5.0, epochs=22, resident=True)
 # Small and short, so that many runs fit into an hour of a laptop (notebook 10).
 PHOTOGRAPHS_SMALL = replace(PHOTOGRAPHS, size=(96, 128), tau=2.0, epochs=6)
-_SMALL_ENCODER = {"size": (120, 160), "tau": 2.5, "model": {"encoder": "small", "width": 16}}
-PHOTOGRAPHS_SCRATCH = replace(PHOTOGRAPHS, **_SMALL_ENCODER, epochs=30, learning_rate=8e-3)
 
 
 def loaders(recipe: Recipe, outputs: dict[str, int], seed: int = 0) -> tuple:

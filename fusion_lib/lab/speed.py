@@ -1,6 +1,5 @@
-"""How many pictures a second a training takes in, in whole steps (data, forward, both losses,
-backward, clipping, update), with one switch after another turned on, and how near that is to the
-limit. `bench` prints and stores what is measured here."""
+"""How many pictures a second a training takes in, in whole steps (from the data to the update), and
+how near that is to the limit. `bench` prints and stores what is measured here."""
 
 import itertools
 import os
@@ -8,17 +7,16 @@ import statistics
 import timeit
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from fusion_lib import models, training
+from fusion_lib import models
 from fusion_lib.engine import devices
-from fusion_lib.engine.resident import ResidentLoader
 from fusion_lib.lab import recipes, rivals
 from fusion_lib.losses import FusionLoss
 
@@ -52,9 +50,7 @@ def _now() -> float:
     return timeit.default_timer()
 
 
-def ladder(
-    device: torch.device, size=(240, 320), batch_size: int = 8, steps: int = 10, compile=True
-) -> dict[str, float | str]:
+def ladder(device: torch.device, size, batch_size: int, steps: int, compile: bool = True) -> dict:
     """Pictures a second: {"plain": ..., and after each further switch of `SWITCHES`: ...}, or why a
     switch is left out. The default fused model learns scenes, resized; plain is a loader on the
     CPU, 32-bit numbers, the usual memory layout, AdamW step by step, and a look at every loss.
@@ -63,14 +59,14 @@ def ladder(
     found = dict.fromkeys(names, "left out, compiling takes longer than these steps")
     for count, name in enumerate(names if compile else names[:-1]):
         found[name] = _step(device, SWITCHES[:count], size, batch_size)
-    works = {name: step for name, step in found.items() if callable(step)}
-    return found | _rates(works, lambda step: seconds(step, steps), batch_size, turns=3)
+    clocks = {name: partial(seconds, step, steps) for name, step in found.items() if callable(step)}
+    return found | _rates(clocks, batch_size, turns=3)
 
 
-def _rates(works: dict, clock: Callable, pictures: int, turns: int) -> dict[str, float]:
-    """Pictures a second, in the median of several turns, in each of which all have theirs."""
-    times = [[clock(work) for work in works.values()] for _ in range(turns)]
-    return {n: pictures / statistics.median(each) for n, each in zip(works, zip(*times))}
+def _rates(clocks: dict[str, Callable], pictures: float, turns: int) -> dict[str, float]:
+    """Pictures by their time, in the median of several turns, in each of which all are timed."""
+    times = [[clock() for clock in clocks.values()] for _ in range(turns)]
+    return {n: pictures / statistics.median(each) for n, each in zip(clocks, zip(*times))}
 
 
 def limits(device: torch.device) -> dict[str, float]:
@@ -81,12 +77,9 @@ def limits(device: torch.device) -> dict[str, float]:
     short = matrix.to(devices.half_precision(device))
     source = torch.rand(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
-
-    def least(*works: Callable) -> float:
-        return min(seconds(work, 5) for work in 3 * works)
-
-    product = least(lambda: matrix @ matrix, lambda: short @ short)
-    copy = least(lambda: target.copy_(source))
+    products = (lambda: matrix @ matrix, lambda: short @ short)
+    product = min(seconds(work, 5) for work in 3 * products)
+    copy = min(seconds(lambda: target.copy_(source), 5) for _ in range(3))
     return {"operations": 2 * side**3 / product, "bytes": 2 * source.nbytes / copy}
 
 
@@ -96,12 +89,10 @@ def needs(device: torch.device, size: tuple[int, int], batch_size: int) -> dict[
     nothing stayed in a cache}."""
     step = _step(device, SWITCHES[:-1], size, batch_size)
     step()
-    with FlopCounterMode(display=False) as counter, _Traffic() as whole:
-        step()
-    batches = iter(loader(size, batch_size, resident=True))
-    with _Traffic() as loading:
-        next(batches)
-    needed = {"operations": counter.get_total_flops(), "bytes": whole.bytes - loading.bytes}
+    batch = next(iter(loader(size, batch_size, resident=True)))
+    with FlopCounterMode(display=False) as counter, _Traffic() as traffic:
+        step(batch)
+    needed = {"operations": counter.get_total_flops(), "bytes": traffic.bytes}
     return {kind: number / batch_size for kind, number in needed.items()}
 
 
@@ -131,18 +122,17 @@ def decoder_rates(device: torch.device, batch_size: int) -> dict[str, float]:
     return network_rates(device, ours | networks, (batch_size, 3, 256, 320))
 
 
-def network_rates(device: torch.device, networks: dict, shape, backward=True) -> dict[str, float]:
-    """Pictures a second of networks in turns, by `models.time_step`, as fast as the device allows
-    without the compiler; shape is (N, 3, H, W)."""
+def network_rates(device: torch.device, networks: dict, shape) -> dict[str, float]:
+    """Pictures a second of networks in turns, forward and backward by `models.time_step`, as fast
+    as the device allows without the compiler; shape is (N, 3, H, W)."""
     images = torch.rand(shape, device=device).contiguous(memory_format=torch.channels_last)
     precision = devices.half_precision(device) if device.type == "cuda" else torch.float32
     for network in networks.values():
-        network.to(device, memory_format=torch.channels_last).train(backward)
-
-    def clock(network: nn.Module) -> float:
-        return models.time_step(network, images, precision, 3, backward) / 1e3
-
-    return _rates(networks, clock, len(images), turns=5)
+        network.to(device, memory_format=torch.channels_last).train()
+    clocks = {
+        n: partial(models.time_step, net, images, precision, 3) for n, net in networks.items()
+    }
+    return _rates(clocks, 1e3 * len(images), turns=5)
 
 
 def profile(device: torch.device, size, batch_size: int, steps: int) -> dict[str, float]:
@@ -167,13 +157,13 @@ def shares(spent: dict[str, float]) -> dict[str, float]:
     return found
 
 
-def data_rate(loader, device: torch.device, batches: int = 10) -> float:
-    """Pictures a second that a loader gives, on the device, when nobody else works."""
-    stream = _endless(loader)
-    return loader.batch_size / seconds(lambda: devices.to_device(next(stream), device), batches)
+def data_rate(device: torch.device, size, batch_size: int, resident: bool) -> float:
+    """Pictures a second that `loader` gives, on the device, when nobody else works."""
+    stream = _endless(loader(size, batch_size, resident))
+    return batch_size / seconds(lambda: devices.to_device(next(stream), device), 30)
 
 
-def loader(size, batch_size: int, resident: bool) -> DataLoader | ResidentLoader:
+def loader(size, batch_size: int, resident: bool):
     """Augmented scenes, from the CPU, or kept on the device that `devices.choose_device` finds."""
     changed = {"size": size, "batch_size": batch_size, "smallest_crop": 0.4, "resident": resident}
     return recipes.loaders(replace(recipes.SCENES, **changed), recipes.TASKS)[0]
@@ -181,11 +171,10 @@ def loader(size, batch_size: int, resident: bool) -> DataLoader | ResidentLoader
 
 def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> Callable | str:
     """A training step with these switches on, or why one of them cannot be."""
-    training.seed_everything(0)
     layout = torch.channels_last if "channels-last" in on else torch.contiguous_format
     half, short = devices.half_precision(device), "16-bit numbers" in on
-    model = models.FusionModel(recipes.TASKS).to(device, memory_format=layout).train()
-    loss, forward = FusionLoss(), model
+    model = forward = models.FusionModel(recipes.TASKS).to(device, memory_format=layout).train()
+    loss = FusionLoss()
     fused = "fused optimizer" in on and device.type != "mps"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused, foreach=False)
     mixed = torch.autocast(device.type, half, enabled=short)
@@ -198,8 +187,8 @@ def _step(device: torch.device, on: tuple[str, ...], size, batch_size: int) -> C
         if problem:
             return f"left out: {problem}"
 
-    def step() -> None:
-        batch = {name: v.as_subclass(Tensor).to(device) for name, v in next(batches).items()}
+    def step(batch: dict[str, Tensor] | None = None) -> None:
+        batch = {n: v.as_subclass(Tensor).to(device) for n, v in (batch or next(batches)).items()}
         optimizer.zero_grad()
         with mixed:
             parts = loss(forward(batch["image"].contiguous(memory_format=layout)), batch)

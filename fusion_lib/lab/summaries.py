@@ -7,41 +7,32 @@ from itertools import groupby
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.category import StrCategoryFormatter
+from matplotlib import category, ticker
 from matplotlib.collections import Collection, PathCollection
 from matplotlib.colors import to_rgba_array
-from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 MIME = "application/vnd.fusion.figure+json"
 GRID, SAMPLES = 8, 24  # blocks along each side of an image; values kept of everything else
 DRAWN = (Line2D, Patch, Collection, AxesImage)
-NAMES = (FixedFormatter, FuncFormatter, StrCategoryFormatter)  # ticks with names, not with numbers
+# Ticks with names, not with numbers.
+NAMES = (ticker.FixedFormatter, ticker.FuncFormatter, category.StrCategoryFormatter)
 
 
 def register() -> None:
     """Let IPython, where it runs, add the summary to every figure that it displays."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if shell is None:
-        return
-    from IPython.core.formatters import BaseFormatter  # the library works without IPython
-
-    formatter = BaseFormatter(parent=shell.display_formatter)
-    formatter.format_type, formatter.print_method = MIME, "_fusion_figure_"
-    # For the base class: the inline backend takes away what is registered for Figure.
-    formatter.for_type(FigureBase, lambda it: json.dumps(summary(it), separators=(",", ":")))
-    shell.display_formatter.formatters[MIME] = formatter
+    if shell is not None:  # the inline backend clears the other formatters, for single formats
+        formatter, tight = shell.display_formatter.mimebundle_formatter, (",", ":")
+        formatter.for_type(plt.Figure, lambda it: {MIME: json.dumps(summary(it), separators=tight)})
 
 
-def summary(figure: Figure | None = None) -> dict:
-    """A figure (by default the current one) as words, counts, and lists of numbers.
-
-    Colours are in percent, three numbers each; of images, means over `GRID` x `GRID` blocks. All
-    else gives its points in the units of the axes, above `SAMPLES` means of neighbours.
-    """
+def summary(figure: plt.Figure | None = None) -> dict:
+    """A figure (by default the current one) as words, counts, and lists of numbers. Colours are in
+    percent, three numbers each; of images, means over `GRID` x `GRID` blocks. All else gives its
+    points in the units of the axes, above `SAMPLES` means of neighbours."""
     figure = figure or plt.gcf()
     return {
         "title": figure.get_suptitle(),
@@ -54,11 +45,10 @@ def _panel(axes) -> dict:
     frame = {axes.patch, *axes.spines.values()}
     drawn = [a for a in axes.get_children() if isinstance(a, DRAWN) and a not in frame]
     drawn = [artist for artist in drawn if artist.get_visible()]
-    legend = axes.get_legend()
     return {
         "title": axes.get_title(),
         "axes": [_axis(axes.xaxis), _axis(axes.yaxis)] if axes.axison else [],
-        "legends": [_legend(legend)] if legend else [],
+        "legends": [_legend(legend) for legend in [axes.get_legend()] if legend],
         "texts": [text.get_text() for text in axes.texts],
         "drawn": [_artists(list(group)) for _, group in groupby(drawn, type)],
     }
@@ -84,8 +74,7 @@ def _legend(legend) -> dict:
 def _artists(artists: list) -> dict:
     kind = type(artists[0]).__name__
     points = [_points(artist) for artist in artists]
-    each = max(4, SAMPLES // len(artists))
-    x, y = np.concatenate([_coarse(some, each) for some in points]).T
+    x, y = np.concatenate([_coarse(some, max(4, SAMPLES // len(points))) for some in points]).T
     colours = [_colours(artist) for artist in artists]
     if kind != "AxesImage":
         colours = [_coarse(np.concatenate(colours))]
@@ -122,13 +111,11 @@ def _colours(artist) -> np.ndarray:
         colours = np.array([block.mean((0, 1)) for block in blocks])
     elif isinstance(artist, Line2D):
         colours = to_rgba_array(artist.get_color(), artist.get_alpha())
-    elif isinstance(artist, (Patch, Collection)):
+    else:
         if isinstance(artist, Collection):
             artist.update_scalarmappable()
         faces = to_rgba_array(artist.get_facecolor())
         colours = faces if faces[:, 3:].any() else to_rgba_array(artist.get_edgecolor())
-    else:
-        colours = np.empty((0, 4))
     return colours[:, :3] * colours[:, 3:] + 1 - colours[:, 3:]
 
 
@@ -140,9 +127,8 @@ def _style(artist) -> str:
 
 def _coarse(rows: np.ndarray, most: int = SAMPLES) -> np.ndarray:
     """At most so many rows: means of neighbours."""
-    if len(rows) <= most:
-        return rows
-    return np.array([block.mean(0) for block in np.array_split(rows, most)])
+    few = len(rows) <= most
+    return rows if few else np.array([block.mean(0) for block in np.array_split(rows, most)])
 
 
 def _numbers(values) -> list[float]:

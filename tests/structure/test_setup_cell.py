@@ -4,6 +4,7 @@ lets it work in earnest."""
 import subprocess
 import sys
 from importlib import metadata, util
+from types import SimpleNamespace
 
 import pytest
 import rules
@@ -55,20 +56,20 @@ def pip(monkeypatch):
     return pip
 
 
-def installed(monkeypatch, **versions):
-    """Pretends that distributions have another version, or with None, that they are missing."""
+def installed(monkeypatch, **found):
+    """Pretends that distributions are what is given, or with None, that they are missing."""
+    real = metadata.distributions
 
-    def version(name):
-        found = versions[name] if name in versions else VERSION(name)
-        if found is None:
-            raise metadata.PackageNotFoundError(name)
-        return found
+    def distributions(name):
+        if name not in found:
+            return real(name=name)
+        return [] if found[name] is None else [SimpleNamespace(**found[name])]
 
-    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "distributions", distributions)
 
 
 def required(monkeypatch, *lines):
-    monkeypatch.setattr(metadata, "requires", lambda name: list(lines))
+    installed(monkeypatch, fusion_lib={"requires": list(lines)})
 
 
 def run(shell, cell):
@@ -133,7 +134,7 @@ def test_start_installs_what_is_missing_and_keeps_the_versions_that_are_there(
 def test_start_asks_for_a_version_that_is_too_old(monkeypatch, pip):
     """Also of torch: then pip is told to keep it, and refuses."""
     required(monkeypatch, "torch>=2.4", "numpy")
-    installed(monkeypatch, torch="2.3.1")
+    installed(monkeypatch, torch={"version": "2.3.1"})
     hosted.start()
     (command,) = pip
     assert "torch==2.3.1" in command and "torch>=2.4" in command
@@ -141,7 +142,7 @@ def test_start_asks_for_a_version_that_is_too_old(monkeypatch, pip):
 
 def test_start_takes_a_version_before_its_release(monkeypatch, pip):
     required(monkeypatch, "torch>=2.4")
-    installed(monkeypatch, torch="2.9.0a0+nv25.1")
+    installed(monkeypatch, torch={"version": "2.9.0a0+nv25.1"})
     hosted.start()
     assert pip == []
 
@@ -168,10 +169,7 @@ def test_start_says_so_when_pip_failed(monkeypatch, pip, capsys):
 
 
 def test_start_in_a_folder_on_the_path_installs_nothing(monkeypatch, pip, capsys):
-    def requires(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "requires", requires)
+    installed(monkeypatch, fusion_lib=None)
     hosted.start()
     assert pip == [] and "GiB free" in capsys.readouterr().out
 

@@ -6,7 +6,8 @@ import nbformat
 import pytest
 from examples import RECIPE, Reads
 
-from fusion_lib.lab import jobs, measures, recipes, tables
+from fusion_lib import tuning
+from fusion_lib.lab import jobs, measures, recipes
 
 
 @pytest.mark.parametrize(
@@ -52,10 +53,14 @@ def test_notebooks_are_executed_in_a_copy_and_a_failure_is_named_at_the_end(
 
 
 def test_scoreboard_is_written_and_shown(tmp_path, monkeypatch, capsys):
+    """Columns that no row has are left out."""
     monkeypatch.setattr(jobs, "BUILD", tmp_path)
     monkeypatch.setattr(jobs, "ROOT", tmp_path)
-    rows = {"one": {"covering": 0.5}}
-    table = "Title\n\n| | covering |\n|---|---|\n| one | 0.500 |\n"
+    rows = {"one": {"mIoU fused": 0.5, "minutes": 1.0}, "two": {"covering": 0.25}}
+    table = (
+        "Title\n\n| | mIoU fused | covering | minutes |\n|---|---|---|---|\n"
+        "| one | 0.500 |  | 1.0 |\n| two |  | 0.250 |  |\n"
+    )
     jobs._publish("some", rows, "Title")
     assert (tmp_path / "scoreboard_some.md").read_text() == table
     assert capsys.readouterr().out == f"\n{table}\nwritten to scoreboard_some.md\n"
@@ -111,8 +116,8 @@ def test_every_model_of_a_scoreboard_is_trained_decoded_and_tested(model, monkey
     edge = {"edge_weight", "vote_weight"} if model == "hard sharing" else set()
     known = {"smoothing", "threshold"} | edge if model != "semantic only" else set()
     assert set(facts["decoding"]) == known
-    row = tables.tested_row(RECIPE, network, facts)
-    assert set(row) <= set(tables.COLUMNS) and "minutes" in row
+    row = jobs._tested_row(RECIPE, network, facts)
+    assert set(row) <= set(jobs.COLUMNS) and "minutes" in row
     assert ("mIoU fused" in row) == (model == "hard sharing")
 
 
@@ -128,3 +133,57 @@ def test_pictures_are_drawn_by_the_shipped_models(tmp_path, monkeypatch):
     folder = tmp_path / "pictures"
     assert drawn[folder / "scene.png"] == ((3, 64, 64), "sky", True)
     assert drawn[folder / "photograph.png"] == ((3, 240, 320), "sky", True)
+
+
+# --- scoreboards -------------------------------------------------------------------------------
+
+DECODING = {"smoothing": 0.5, "threshold": 0.6, "edge_weight": 0.5, "vote_weight": 0.4}
+PARTITION = {"covering", "VI bits", "adapted Rand error"}
+SEMANTIC = {"mIoU argmax", "pixel accuracy"}
+
+
+def test_row_of_a_fused_model_has_argmax_vote_and_fused_map():
+    model = Reads("semantic", "region")
+    row = jobs._tested_row(RECIPE, model, {"decoding": DECODING, "minutes": 1.5, "size": None})
+    scores = recipes.scores(model, RECIPE, DECODING)
+    assert set(row) == {"minutes", "mIoU vote", "mIoU fused", *SEMANTIC, *PARTITION}
+    for column, name in (
+        ("mIoU argmax", "semantic"),
+        ("mIoU vote", "voted"),
+        ("mIoU fused", "fused"),
+    ):
+        assert row[column] == scores[name]["miou"]
+    partition = scores["partition"]
+    assert row["covering"] == partition["covering"] and row["minutes"] == 1.5
+    assert row["VI bits"] == partition["variation_of_information"]
+    assert row["adapted Rand error"] == partition["adapted_rand_error"]
+    assert row["pixel accuracy"] == scores["semantic"]["pixel_accuracy"]
+    assert len({row["mIoU argmax"], row["mIoU vote"], row["mIoU fused"]}) == 3
+
+
+def test_row_of_a_single_task_has_what_it_can_have():
+    row = jobs._tested_row(RECIPE, Reads("semantic"), {"decoding": {}, "minutes": 1.0})
+    assert set(row) == {"minutes", *SEMANTIC}
+    decoding = {"smoothing": 0.5, "threshold": 0.6}
+    row = jobs._tested_row(RECIPE, Reads("region"), {"decoding": decoding, "minutes": 1.0})
+    assert set(row) == {"minutes", *PARTITION}
+
+
+def test_panoptic_quality_stands_in_the_row_where_it_was_measured(monkeypatch):
+    monkeypatch.setattr(recipes, "scores", lambda *args: {"panoptic_quality": 0.6})
+    row = jobs._tested_row(None, None, {"decoding": {}, "minutes": 1.0})
+    assert row == {"PQ": 0.6, "minutes": 1.0}
+
+
+def test_minutes_are_those_of_all_epochs():
+    assert measures.minutes([{"seconds": 30.0}, {"seconds": 60.0}]) == 1.5
+
+
+def test_classical_methods_are_tuned_on_the_first_validation_pictures():
+    """Which parameters win there, `test_tuning` checks; the row is theirs on all test pictures."""
+    row = jobs._classical_rows(RECIPE, ("k-means",), pictures=2)["k-means"]
+    first = [RECIPE.dataset("val")[index] for index in range(2)]
+    parameters = tuning.tune_classical("k-means", first)
+    method = tuning.CLASSICAL["k-means"][0]
+    scores = tuning.partition_scores(method, parameters, RECIPE.dataset("test"))
+    assert set(row) == PARTITION and row["covering"] == scores["covering"]

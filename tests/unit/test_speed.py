@@ -68,7 +68,7 @@ def test_every_switch_can_be_timed(clock):
 def test_switches_are_turned_on_one_after_the_other(monkeypatch, clock):
     tried = []
     monkeypatch.setattr(speed, "_step", lambda device, on, *rest: lambda: tried.append(on))
-    speed.ladder(CPU)
+    speed.ladder(CPU, (32, 32), 2, steps=1)
     assert tried == 3 * [speed.SWITCHES[:count] for count in range(7)]
 
 
@@ -118,19 +118,18 @@ def test_trying_a_compiled_model_leaves_no_trace(monkeypatch):
 
 @pytest.mark.parametrize("resident", [False, True])
 def test_data_paths_are_timed_alone(resident, clock):
-    """4 pictures in the 1 second that the first work takes; the loader never ends."""
+    """4 pictures in the 1 second that the first work takes."""
     loader = speed.loader((32, 32), 4, resident)
     assert isinstance(loader, ResidentLoader) == resident
-    assert speed.data_rate(loader, CPU, 2) == 4.0
-    (read, repeats), *_ = clock
-    assert repeats == 2
+    assert speed.data_rate(CPU, (32, 32), 4, resident) == 4.0
+    assert clock[0][0]()["image"].shape == (4, 3, 32, 32) and clock[0][1] == 30
     batch = next(iter(loader))
     assert batch["image"].shape == (4, 3, 32, 32) and batch["image"].dtype == torch.float32
 
 
-def test_loader_begins_again_when_it_ends(clock):
-    loader = DataLoader(tiny_samples(3), 2)
-    speed.data_rate(loader, CPU)
+def test_loader_begins_again_when_it_ends(clock, monkeypatch):
+    monkeypatch.setattr(speed, "loader", lambda *given: DataLoader(tiny_samples(3), 2))
+    speed.data_rate(CPU, (32, 32), 2, resident=False)
     for _ in range(5):
         clock[0][0]()
 
@@ -217,7 +216,7 @@ def test_rivals_are_timed_in_turns_with_our_networks(monkeypatch):
     first to the last network."""
     seen = []
 
-    def time_step(network, images, precision, repeats, backward):
+    def time_step(network, images, precision, repeats):
         seen.append(tuple(images.shape))
         place, turn = (len(seen) - 1) % 5, (len(seen) - 1) // 5
         return 1e3 * (place + 1) * (100 if turn in (0, 3) else 1)  # two turns are disturbed
@@ -230,14 +229,13 @@ def test_rivals_are_timed_in_turns_with_our_networks(monkeypatch):
     assert seen == [(2, 3, 256, 320)] * 25
 
 
-@pytest.mark.parametrize("backward", [True, False])
-def test_networks_are_timed_forward_or_both_ways(monkeypatch, backward):
+def test_networks_are_timed_as_they_train(monkeypatch):
     seen = []
 
-    def time_step(network, images, precision, repeats, backward):
-        seen.append((network.training, precision, backward))
+    def time_step(network, images, precision, repeats):
+        seen.append((network.training, precision, repeats))
         return 250.0
 
     monkeypatch.setattr(speed.models, "time_step", time_step)
-    rates = speed.network_rates(CPU, {"a": tiny_model()}, (2, 3, 16, 16), backward)
-    assert rates == {"a": 8.0} and set(seen) == {(backward, torch.float32, backward)}
+    rates = speed.network_rates(CPU, {"a": tiny_model().eval()}, (2, 3, 16, 16))
+    assert rates == {"a": 8.0} and set(seen) == {(True, torch.float32, 3)}

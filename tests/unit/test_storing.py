@@ -125,12 +125,12 @@ def test_cells_have_half_an_hour(monkeypatch):
         jobs, "NotebookClient", lambda notebook, **options: seen.update(options) or Idle()
     )
     jobs.execute(nbformat.v4.new_notebook(), "some", "folder")
-    assert seen["timeout"] == 1800 and seen["record_timing"] is False
+    assert seen["timeout"] == 1800
 
 
 class Idle:
-    def execute(self, env):
-        assert env["TQDM_DISABLE"] == "1"
+    def execute(self, cwd, env):
+        assert cwd == "folder" and env["TQDM_DISABLE"] == "1"
 
 
 def test_notebooks_of_the_series_are_found_in_order():
