@@ -11,8 +11,9 @@ import pandas as pd
 
 from fusion_lib import checks
 from fusion_lib.engine.files import data_folder
-from fusion_lib.lab import changes, measures, rivals, runner
-from fusion_lib.lab.measures import STARTS, VALIDATION
+from fusion_lib.lab import changes, declared, measures, rivals, runner
+from fusion_lib.lab.declared import STARTS
+from fusion_lib.lab.measures import VALIDATION
 from fusion_lib.lab.runner import Experiment, Table
 
 COMPARED = ("semantic only", "region only", "two networks", "hard sharing", "attention", "gates")
@@ -52,7 +53,7 @@ def _small(**values) -> tuple[dict, ...]:
     return tuple(run | own.get(run["model"], {}) for run in _grid(**(common | values)))
 
 
-def _experiment(about, runs, measure, measured, settings=measures.settings) -> Experiment:
+def _experiment(about, runs, measure, measured, settings=declared.settings) -> Experiment:
     return Experiment(about, runs, measured, settings, partial(measures.train_and, measure))
 
 
@@ -205,7 +206,7 @@ EXPERIMENTS = {
         + _scenes(epochs=SHORT, seed=0, light=0.2, beta=1.0, model=FUSED),
         measures.scores_under_changes,
         (*CURVES, "border_pixels", "border_wrong", "border_wrong_fused"),
-        measures.settings_and_changes,
+        declared.settings_and_changes,
     ),
 }
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from fusion_lib import datasets, plots, tuning
 from fusion_lib.engine import checkpoints, files
-from fusion_lib.lab import experiments, measures, recipes
+from fusion_lib.lab import declared, experiments, measures, recipes
 from fusion_lib.scenes import write_sums
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def stanford_background() -> None:
     rows = _classical_rows(recipes.PHOTOGRAPHS, ("Felzenszwalb",), pictures=15)
     for run in (PHOTOGRAPHS | {"model": "semantic only"}, FUSED_PHOTOGRAPHS):
         model, facts = _trained(run, BUILD / "experiments")
-        rows[run["model"]] = _tested_row(measures.recipe_of(run), model, facts)
+        rows[run["model"]] = _tested_row(declared.recipe_of(run), model, facts)
     _publish("stanford_background", rows, "Stanford Background, 143 test photographs of fold 0")
     test = datasets.StanfordBackground("test")
     for index in range(8):
@@ -189,7 +189,7 @@ def pictures() -> None:
 def _trained(run: dict, scratch: Path | None) -> tuple:
     """The model of a run, and the facts that its checkpoint holds."""
     model, history = measures.train(run, scratch)
-    recipe, tasks = measures.recipe_of(run), measures.MODELS[run["model"]][0]
+    recipe, tasks = declared.recipe_of(run), declared.MODELS[run["model"]][0]
     decoding = recipes.tune_decoding(model, recipe) if "region" in tasks else {}
     minutes = round(measures.minutes(history), 2)
     return model, {"decoding": decoding, "minutes": minutes, "size": recipes.seen(recipe)}

@@ -1,11 +1,8 @@
-"""A declared run: its recipe, its training, and what is measured on it. It is a dict: "model" (of
-`MODELS`), "seed", and where they matter "data" (of `DATA`), "start" (of `STARTS`), "fold", and
-fields of `recipes.Recipe`."""
+"""What is measured on the trained model of a declared run, see `declared`."""
 
 import copy
 from collections.abc import Callable
-from dataclasses import fields, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,58 +12,12 @@ from filelock import FileLock
 from torch.utils.data import Subset
 
 from fusion_lib import checks, datasets, metrics, models, prediction
-from fusion_lib.lab import changes, recipes, rivals
+from fusion_lib.lab import changes, declared, recipes, rivals
+from fusion_lib.lab.declared import recipe_of, settings
 from fusion_lib.lab.runner import fingerprint
 from fusion_lib.models import encoders
 from fusion_lib.regions import has_regions
 
-SEMANTIC, BOTH, SURFACES = {"semantic": 8}, recipes.TASKS, {"surfaces": 3}
-# What a model learns (task -> classes), and which design FusionModel has.
-MODELS: dict[str, tuple[dict[str, int], str | None]] = {
-    "semantic only": (SEMANTIC, "hard"),
-    "region only": ({"region": 3}, "hard"),
-    "two networks": (BOTH, "hard"),  # the two above, of the same seed, side by side
-    "hard sharing": (BOTH, "hard"),
-    "attention": (BOTH, "attention"),
-    "own blocks": (BOTH, "blocks"),
-    "own decoders": (BOTH, "decoders"),
-    "gates": (BOTH, "gates"),
-    "affinities": (recipes.AFFINITY_TASKS, "hard"),
-    "surfaces only": (SURFACES, "hard"),
-    "three tasks": (BOTH | SURFACES, "decoders"),
-    **dict.fromkeys(rivals.DECODERS, (SEMANTIC, None)),
-}
-# How a network begins and which of its encoder's five stages learn: further arguments of
-# FusionModel, and the encoder's share of the learning rate.
-STARTS: dict[str, tuple[dict, float]] = {
-    "scratch": ({"pretrained": False}, 1.0),
-    "frozen": ({"frozen_stages": 5}, 1.0),
-    "partly frozen": ({"frozen_stages": 3}, 1.0),
-    "discriminative": ({}, 0.1),
-    "full": ({}, 1.0),
-}
-# Recipe, and what stored settings call the data set, whatever its class is called now.
-DATA = {
-    "scenes": (recipes.SCENES, "Scenes"),
-    "second edition": (recipes.SCENES_SECOND, "Scenes, second edition"),
-    "photographs": (recipes.PHOTOGRAPHS, "StanfordBackground"),
-    "small photographs": (recipes.PHOTOGRAPHS_SMALL, "StanfordBackground"),
-    "whole photographs": (recipes.PHOTOGRAPHS_WHOLE, "StanfordBackground"),
-}
-# Learning rates with the highest validation score in the tuning experiments, for a start or data.
-TUNED = {
-    "scenes": {"semantic only": 4e-3, "region only": 1.6e-2, "hard sharing": 8e-3}
-    | {"attention": 8e-3, "gates": 1.6e-2, "affinities": 1.6e-2},
-    "scratch": {"own decoders": 9e-3, "semantic only": 9e-3},
-    "frozen": {"own decoders": 9e-3, "semantic only": 3e-3},
-    "partly frozen": {"own decoders": 9e-3, "semantic only": 3e-3},
-    "full": {"own decoders": 1e-3, "semantic only": 1e-3},
-    "discriminative": {"own decoders": 9e-3, "semantic only": 9e-3, "region only": 9e-3}
-    | {"surfaces only": 9e-3, "three tasks": 9e-3, "Unet": 9e-3, "FPN": 2.7e-2, "LRASPP": 2.7e-2},
-}
-# Fields of a recipe that came later: settings name them only where they are not at their default.
-LATER = ("pictures", "encoder_factor", "resident", "weight_decay", "regions")
-KNOBS = ("fold", "hidden_borders")  # of a data set
 SHORT_EPOCH = {"train": 48, "val": 16}  # pictures; of the photographs they are 429 and 143
 
 VALIDATION = ("val_score", "val_miou_semantic", "val_miou_region")  # the score is their mean
@@ -103,45 +54,11 @@ MAIN = {name: TEST[name].removeprefix("joint.") for name in SHARED}
 MAIN["miou_surfaces"] = "surfaces.miou"
 
 
-def recipe_of(run: dict) -> recipes.Recipe:
-    """The recipe of a run's data, with the tuned learning rate and the run's own entries."""
-    model, data = run["model"], run.get("data", "scenes")
-    base, tuned = DATA[data][0], TUNED.get(run.get("start", data))
-    design, encoder_factor = STARTS[run.get("start", "full")]
-    design = {**base.model, "sharing": MODELS[model][1], **design}
-    if model in rivals.DECODERS:
-        design = {"decoder": model, "pretrained": True}
-    own: dict = {"learning_rate": tuned.get(model)} if tuned else {}
-    own |= {field.name: run[field.name] for field in fields(base) if field.name in run}
-    if "alpha" in run:
-        own["beta"] = 1 - run["alpha"]
-    if knobs := {name: run[name] for name in KNOBS if run.get(name) is not None}:
-        own["dataset"] = partial(base.dataset, **knobs)
-    return replace(base, **{**own, "model": design, "encoder_factor": encoder_factor})
-
-
-def settings(run: dict) -> dict:
-    """All that decides a run's result, as JSON can hold it."""
-    if run["model"] == "two networks":
-        return {"networks": [settings({**run, "model": f"{task} only"}) for task in BOTH]}
-    recipe = recipe_of(run)
-    pairs = [(field, getattr(recipe, field.name)) for field in fields(recipe)]
-    named = {f.name: v for f, v in pairs if f.name not in LATER or v != f.default}
-    named |= {name: run[name] for name in KNOBS if run.get(name) is not None}
-    named |= {"dataset": DATA[run.get("data", "scenes")][1], "design": named.pop("model")}
-    return named | {"model": run["model"], "seed": run["seed"]}
-
-
-def settings_and_changes(run: dict) -> dict:
-    """`settings`, and the severities of every change."""
-    return settings(run) | {"changes": {c.name: c.values for c in changes.CHANGES.values()}}
-
-
 def train(run: dict, scratch: Path | None):
     """Train the model of a run, or go on with what its folder in `scratch` holds; returns model and
     history. Where another process trains the same run, wait for its end, and take what it got.
     Raises ValueError where no learning rate was tuned."""
-    recipe, outputs = recipe_of(run), MODELS[run["model"]][0]
+    recipe, outputs = recipe_of(run), declared.MODELS[run["model"]][0]
     if run["model"] == "two networks":
         both, history = models.TwoNetworks(outputs, **recipe.model), []
         for task in outputs:
@@ -162,7 +79,7 @@ def train(run: dict, scratch: Path | None):
 
 def _fit(run: dict, recipe: recipes.Recipe, folder: Path | None = None):
     build = rivals.Rival if run["model"] in rivals.DECODERS else models.FusionModel
-    return recipes.fit(recipe, MODELS[run["model"]][0], run["seed"], folder, build)
+    return recipes.fit(recipe, declared.MODELS[run["model"]][0], run["seed"], folder, build)
 
 
 def train_and(measure: Callable, run: dict, scratch: Path | None) -> dict:
@@ -187,7 +104,7 @@ def chosen(columns: dict[str, str], scores: dict) -> dict:
 
 def _decoding(run: dict, model, **how) -> dict:
     """Chosen on validation pictures, see `recipes.tune_decoding`; without regions there is none."""
-    regions = has_regions(MODELS[run["model"]][0])
+    regions = has_regions(declared.MODELS[run["model"]][0])
     return recipes.tune_decoding(model, recipe_of(run), **how) if regions else {}
 
 
@@ -240,7 +157,7 @@ def scores_and_encoder_changes(run: dict, model, history: list[dict]) -> dict:
     if recipe.model["pretrained"] and not recipe.model.get("frozen_stages"):
         stages = encoders.backbone("lite0", pretrained=True).stages
         numbers["moved"] = [_moved(*pair) for pair in zip(stages, model.encoder.stages)]
-        if "semantic" in MODELS[run["model"]][0]:
+        if "semantic" in declared.MODELS[run["model"]][0]:
             numbers["put_back"] = [_put_back(model, recipe, *one) for one in enumerate(stages)]
     return numbers
 
@@ -270,7 +187,7 @@ def scores_under_changes(run: dict, model, history: list[dict]) -> dict:
     photographs, size = recipe.dataset is datasets.StanfordBackground, recipes.seen(recipe)
     which, pictures = (changes.PIXEL_CHANGES, 18) if photographs else (changes.CHANGES, 50)
     numbers = changes.curves(model, recipe.dataset, decoding, size, which, pictures)
-    if "semantic" in MODELS[run["model"]][0]:
+    if "semantic" in declared.MODELS[run["model"]][0]:
         borders = changes.border_curves(model, recipe.dataset("test"), decoding, size)
         numbers |= {f"border_{name}": counts for name, counts in borders.items()}
     return numbers

@@ -58,6 +58,7 @@ ORDER = (
     "lab.rivals",
     "lab.recipes",
     "lab.changes",
+    "lab.declared",
     "lab.runner",
     "lab.measures",
     "lab.experiments",

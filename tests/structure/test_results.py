@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fusion_lib import datasets, evaluation, intervals, models
 from fusion_lib.engine import checkpoints, files
-from fusion_lib.lab import bench, experiments, measures, recipes, rivals
+from fusion_lib.lab import bench, declared, experiments, recipes, rivals
 from fusion_lib.lab.experiments import BEST_START, EXPERIMENTS, FUSED, results
 from fusion_lib.lab.runner import Table
 
@@ -50,10 +50,10 @@ def test_results_files_are_small():
 def test_tuned_learning_rates_are_the_best_of_equally_many_trials():
     trials = results("tuning").pivot(index="learning_rate", columns="model", values="val_score")
     assert len(trials) == 3 and trials.notna().all(axis=None)
-    assert trials.idxmax().to_dict() == measures.TUNED["scenes"]
+    assert trials.idxmax().to_dict() == declared.TUNED["scenes"]
 
 
-@pytest.mark.parametrize("start", measures.STARTS)
+@pytest.mark.parametrize("start", declared.STARTS)
 def test_rate_of_a_start_is_the_best_of_four_or_five_and_neither_the_lowest_nor_the_highest(start):
     names = ("transfer_tuning", "tasks_tuning", "rivals_tuning")
     rows = pd.concat([results(name) for name in names]).query("start == @start")
@@ -63,7 +63,7 @@ def test_rate_of_a_start_is_the_best_of_four_or_five_and_neither_the_lowest_nor_
         assert len(rates) == (5 if model in rivals.DECODERS else 4)
         tuned[model] = rates.idxmax()
         assert rates.index.min() < tuned[model] < rates.index.max()
-    assert tuned == measures.TUNED[start]
+    assert tuned == declared.TUNED[start]
 
 
 def test_best_start_is_so_on_validation_pictures():
@@ -179,13 +179,13 @@ def test_shipped_model_for_photographs_is_the_run_of_seed_0():
 def test_shared_recipe_is_the_tuned_one():
     """Notebooks 03 to 05 and `make checkpoint` train with the learning rate that the trials
     chose."""
-    assert recipes.SCENES.learning_rate == measures.TUNED["scenes"][FUSED]
+    assert recipes.SCENES.learning_rate == declared.TUNED["scenes"][FUSED]
 
 
 def test_fused_recipe_for_photographs_is_that_of_the_experiment():
     """`make run DATASET=stanford_background` trains what notebook 06 reports."""
     run = {"data": "photographs", "epochs": 22, "beta": 2.0, "model": "own decoders"}
-    assert measures.recipe_of(run) == recipes.PHOTOGRAPHS_FUSED
+    assert declared.recipe_of(run) == recipes.PHOTOGRAPHS_FUSED
 
 
 def test_gains_in_the_readme():

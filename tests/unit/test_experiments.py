@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from fusion_lib.engine import files
 from fusion_lib.engine.files import data_folder
-from fusion_lib.lab import experiments, measures, runner
+from fusion_lib.lab import declared, experiments, measures, runner
 from fusion_lib.lab.experiments import EXPERIMENTS, again, main, results
 from fusion_lib.lab.runner import Experiment, Table
 
@@ -1057,19 +1057,19 @@ def test_a_run_trains_in_the_folder_of_its_settings(tmp_path, monkeypatch):
     measures.train(SEMANTIC, tmp_path)
     measures.train({**SEMANTIC, "model": "two networks"}, tmp_path)
     measures.train(SEMANTIC, None)
-    region = measures.settings({**SEMANTIC, "model": "region only"})
-    expected = [tmp_path / measures.fingerprint(s) for s in (measures.settings(SEMANTIC), region)]
+    region = declared.settings({**SEMANTIC, "model": "region only"})
+    expected = [tmp_path / measures.fingerprint(s) for s in (declared.settings(SEMANTIC), region)]
     assert folders == [expected[0], *expected, None]
 
 
 def test_settings_name_a_later_field_only_where_it_is_not_at_its_default():
     """Rows that were stored before the field came are of the same settings as today."""
-    names = set(measures.settings(SEMANTIC))
+    names = set(declared.settings(SEMANTIC))
     assert {"alpha", "beta", "weighting", "labels"} < names
     assert not {"pictures", "encoder_factor", "resident", "fold"} & names
     few = {"data": "small photographs", "pictures": 0.1, "start": "discriminative", "fold": 2}
     later = {"pictures": 0.1, "encoder_factor": 0.1, "fold": 2}
-    assert later.items() <= measures.settings({**SEMANTIC, **few}).items()
+    assert later.items() <= declared.settings({**SEMANTIC, **few}).items()
 
 
 def test_rows_of_a_data_set_whose_class_got_another_name_are_read_as_before(monkeypatch):
@@ -1078,7 +1078,7 @@ def test_rows_of_a_data_set_whose_class_got_another_name_are_read_as_before(monk
 
     before = results("tuning")
     renamed = replace(measures.recipes.SCENES, dataset=Renamed)
-    monkeypatch.setitem(measures.DATA, "scenes", (renamed, "Scenes"))
+    monkeypatch.setitem(declared.DATA, "scenes", (renamed, "Scenes"))
     assert results("tuning").equals(before) and len(before) == 18
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from fusion_lib import evaluation, plots, training, weighting
 from fusion_lib.engine import checkpoints
-from fusion_lib.lab import changes, measures, recipes
+from fusion_lib.lab import changes, declared, measures, recipes
 from fusion_lib.lab.changes import Changed
 from fusion_lib.losses import FusionLoss, pixel_cross_entropy
 from fusion_lib.models import FusionModel, TwoNetworks
@@ -315,9 +315,9 @@ def test_has_regions(tasks, answer):
 
 
 def test_experiment_measures_further_tasks_too(monkeypatch):
-    monkeypatch.setattr(measures, "DATA", {"more": (MORE, "More")})
+    monkeypatch.setattr(declared, "DATA", {"more": (MORE, "More")})
     both = {"semantic": 8, "surfaces": 3}
-    monkeypatch.setattr(measures, "MODELS", {"four": (FOUR, "hard"), "two": (both, "hard")})
+    monkeypatch.setattr(declared, "MODELS", {"four": (FOUR, "hard"), "two": (both, "hard")})
     found = {}
     for name, tasks in (("four", FOUR), ("two", both)):
         run, model = {"data": "more", "model": name}, FusionModel(tasks, width=4)

@@ -7,7 +7,7 @@ import pytest
 from examples import RECIPE, Reads
 
 from fusion_lib import tuning
-from fusion_lib.lab import jobs, measures, recipes
+from fusion_lib.lab import declared, jobs, measures, recipes
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_shipped_models_are_runs_of_seed_0_with_their_decodings(data, tmp_path, 
 
 
 def test_run_for_photographs_is_their_fused_recipe():
-    run = measures.recipe_of(jobs.FUSED_PHOTOGRAPHS)
+    run = declared.recipe_of(jobs.FUSED_PHOTOGRAPHS)
     assert run == recipes.PHOTOGRAPHS_FUSED
-    assert measures.recipe_of(jobs.PHOTOGRAPHS | {"model": "semantic only"}).model == {
+    assert declared.recipe_of(jobs.PHOTOGRAPHS | {"model": "semantic only"}).model == {
         **recipes.PHOTOGRAPHS.model,
         "sharing": "hard",
     }
@@ -109,7 +109,7 @@ def test_run_for_photographs_is_their_fused_recipe():
 @pytest.mark.parametrize("model", ["semantic only", "region only", "hard sharing"])
 def test_every_model_of_a_scoreboard_is_trained_decoded_and_tested(model, monkeypatch):
     """Its facts make a row; a model without regions has no decoding."""
-    monkeypatch.setitem(measures.DATA, "scenes", (RECIPE, "Scenes"))
+    monkeypatch.setitem(declared.DATA, "scenes", (RECIPE, "Scenes"))
     run = {"model": model, "seed": 0, "learning_rate": RECIPE.learning_rate}
     network, facts = jobs._trained(run, None)
     assert set(facts) == {"decoding", "minutes", "size"} and facts["size"] == RECIPE.size

@@ -9,7 +9,7 @@ from examples import RECIPE
 from test_further_tasks import MoreBlobs
 
 from fusion_lib import evaluation
-from fusion_lib.lab import changes, experiments, measures, recipes, runner
+from fusion_lib.lab import changes, declared, experiments, measures, recipes, runner
 from fusion_lib.models import encoders
 
 TINY = replace(
@@ -22,7 +22,7 @@ TINY = replace(
 
 @pytest.fixture(autouse=True)
 def tiny_photographs(monkeypatch):
-    monkeypatch.setattr(measures, "DATA", {"small photographs": (TINY, "StanfordBackground")})
+    monkeypatch.setattr(declared, "DATA", {"small photographs": (TINY, "StanfordBackground")})
 
 
 def run(start: str = "full", model: str = "semantic only", **more) -> dict:
@@ -47,7 +47,7 @@ def test_a_model_that_was_not_tuned_is_refused():
 
 def test_a_start_decides_what_learns_and_how_fast():
     recipes_of = {
-        start: measures.recipe_of(run(start, learning_rate=0.01)) for start in measures.STARTS
+        start: declared.recipe_of(run(start, learning_rate=0.01)) for start in declared.STARTS
     }
     assert [r.model["pretrained"] for r in recipes_of.values()] == [False, True, True, True, True]
     assert [r.model.get("frozen_stages", 0) for r in recipes_of.values()] == [0, 5, 3, 0, 0]
@@ -154,7 +154,7 @@ def test_short_epoch_trains_and_validates_on_the_first_pictures(monkeypatch):
             return super().read(index)
 
     watched = (replace(TINY, dataset=Watched), "StanfordBackground")
-    monkeypatch.setattr(measures, "DATA", {"small photographs": watched})
+    monkeypatch.setattr(declared, "DATA", {"small photographs": watched})
     assert measures._short_epoch(run(model="FPN")) > 0
     assert sorted(set(read)) == [("train", index) for index in range(8)] + [
         ("val", index) for index in range(2)
@@ -165,9 +165,9 @@ def test_a_fold_is_the_data_sets_own_and_stands_in_the_settings(monkeypatch):
     monkeypatch.undo()
     runs = {r["fold"]: r for r in experiments.EXPERIMENTS["full_resolution"].runs}
     assert sorted(runs) == [0, 1, 2, 3, 4]
-    assert "fold" not in measures.settings(runs[0]) and measures.settings(runs[3])["fold"] == 3
-    assert measures.settings(runs[3])["dataset"] == "StanfordBackground"
-    assert measures.recipe_of(runs[3]).dataset.keywords == {"fold": 3}
+    assert "fold" not in declared.settings(runs[0]) and declared.settings(runs[3])["fold"] == 3
+    assert declared.settings(runs[3])["dataset"] == "StanfordBackground"
+    assert declared.recipe_of(runs[3]).dataset.keywords == {"fold": 3}
 
 
 GEOMETRIC = {
@@ -191,7 +191,7 @@ GEOMETRIC = {
 def test_an_experiment_measures_what_it_declares(name, model, lacks, monkeypatch):
     """A declared run, on made-up pictures and for one epoch."""
     tiny = replace(TINY, epochs=1, model={"encoder": "small", "width": 4})
-    monkeypatch.setattr(measures, "DATA", dict.fromkeys(("scenes", "photographs"), (tiny, "Blobs")))
+    monkeypatch.setattr(declared, "DATA", dict.fromkeys(("scenes", "photographs"), (tiny, "Blobs")))
     plain = {change: changes.CHANGES[change] for change in changes.PIXEL_CHANGES}
     monkeypatch.setattr(changes, "CHANGES", plain)  # the others want scenes
     changed = changes.Changed

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from claims.stored import Condition, by_seed, fold_gains, unclear
-from fusion_lib.lab import experiments, measures
+from fusion_lib.lab import declared, experiments
 from fusion_lib.lab.experiments import BEST_START
 
 KINDS = {"single": "semantic only", "fused": "own decoders"}
-FROM_IMAGENET = tuple(measures.STARTS)[1:]
+FROM_IMAGENET = tuple(declared.STARTS)[1:]
 
 
 def gains_of_start(start: str, other: str, model: str) -> pd.Series:
