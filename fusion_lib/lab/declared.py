@@ -53,7 +53,7 @@ TUNED = {
 }
 # Fields of a recipe that came later: settings name them only where they are not at their default.
 LATER = ("pictures", "encoder_factor", "resident", "weight_decay", "regions")
-KNOBS = ("fold", "hidden_borders")  # of a data set
+KNOBS = {"fold": 0, "hidden_borders": None}  # of a data set, and where they are not named
 
 
 def recipe_of(run: dict) -> recipes.Recipe:
@@ -68,7 +68,7 @@ def recipe_of(run: dict) -> recipes.Recipe:
     own |= {field.name: run[field.name] for field in fields(base) if field.name in run}
     if "alpha" in run:
         own["beta"] = 1 - run["alpha"]
-    if knobs := {name: run[name] for name in KNOBS if run.get(name) is not None}:
+    if knobs := _knobs(run):
         own["dataset"] = partial(base.dataset, **knobs)
     return replace(base, **{**own, "model": design, "encoder_factor": encoder_factor})
 
@@ -80,7 +80,7 @@ def settings(run: dict) -> dict:
     recipe = recipe_of(run)
     pairs = [(field, getattr(recipe, field.name)) for field in fields(recipe)]
     named = {f.name: v for f, v in pairs if f.name not in LATER or v != f.default}
-    named |= {name: run[name] for name in KNOBS if run.get(name) is not None}
+    named |= _knobs(run)
     named |= {"dataset": DATA[run.get("data", "scenes")][1], "design": named.pop("model")}
     return named | {"model": run["model"], "seed": run["seed"]}
 
@@ -88,3 +88,7 @@ def settings(run: dict) -> dict:
 def settings_and_changes(run: dict) -> dict:
     """`settings`, and the severities of every change."""
     return settings(run) | {"changes": {c.name: c.values for c in changes.CHANGES.values()}}
+
+
+def _knobs(run: dict) -> dict:
+    return {name: run[name] for name, usual in KNOBS.items() if run.get(name, usual) != usual}

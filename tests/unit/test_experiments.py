@@ -671,7 +671,7 @@ def test_a_second_runner_makes_the_runs_that_the_first_is_not_at_work_on(path, c
     assert first.runs == [RUNS[0]] and second.runs == list(RUNS[1:])
     header, *rows = stored(path)
     assert [header, rows[-1], *rows[:-1]] == stored(path.with_name("other.csv"))
-    assert Table(toy(), path).problems == [] and capsys.readouterr().err == ""
+    assert Table(toy(), path).problems == [] and "runs are in" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()])
@@ -1007,7 +1007,7 @@ def test_main_says_in_one_line_why_it_refuses(shipped, capsys, monkeypatch):
 
     monkeypatch.setattr(experiments, "EXPERIMENTS", {"toy": toy(measure)})
     assert main(["toy"]) == 2
-    assert capsys.readouterr().err == "the GPU is gone\n"
+    assert capsys.readouterr().err.endswith("the GPU is gone\n")  # a bar may stand before it
     shipped.parent.mkdir(exist_ok=True)
     shipped.write_text("x,y\n")
     assert main(["toy"]) == 2

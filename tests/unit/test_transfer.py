@@ -197,8 +197,8 @@ def test_an_experiment_measures_what_it_declares(name, model, lacks, monkeypatch
     changed = changes.Changed
     monkeypatch.setattr(changes, "Changed", lambda *which: changed(*which[:4], pictures=1))
     experiment = experiments.EXPERIMENTS[name]
-    declared = next(run for run in experiment.runs[::-1] if run["model"] == model)
-    numbers = experiment.measure({**declared, "epochs": 1}, None)
+    run = next(run for run in experiment.runs[::-1] if run["model"] == model)
+    numbers = experiment.measure({**run, "epochs": 1}, None)
     declared_columns = {*experiment.measured, *runner.COST}
     assert set(numbers) <= declared_columns and not lacks & set(numbers)
     if model not in ("semantic only", "region only"):
