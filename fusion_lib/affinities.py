@@ -1,8 +1,7 @@
 """The advanced region head: which pixels belong together, learned for pairs of pixels.
 
-A region id is arbitrary, but whether two pixels share one is not. Near pairs find the borders; far
-pairs see past a gap in a border, and so keep apart what a leak would join. A mutex watershed turns
-the pairs into regions.
+A region id is arbitrary, but whether two pixels share one is not. Near pairs find borders; far ones
+see past a gap in a border, and keep apart what a leak would join. A mutex watershed makes regions.
 """
 
 from collections.abc import Sequence
@@ -16,9 +15,8 @@ from fusion_lib import checks
 from fusion_lib.scenes import REGION_VOID, connected_regions
 from fusion_lib.targets import TARGET_VOID
 
-# (pixels down, pixels to the right), for pictures of 64 x 64; for 240 x 320, 9 and 27 suit in place
-# of 3 and 9. The first two are the 4-neighbours, at any size. 3 pixels reach across the blur of a
-# border, 9 past a gap in it, but seldom across a whole thing: three of four are wider.
+# (pixels down, to the right): the 4-neighbours, then for pictures of 64 x 64 (for 240 x 320 suit 9
+# and 27) 3, across the blur of a border, and 9, past a gap in it but seldom across a whole thing.
 OFFSETS = ((1, 0), (0, 1), (3, 0), (0, 3), (3, 3), (3, -3), (9, 0), (0, 9))
 Offsets = Sequence[tuple[int, int]]
 
@@ -28,8 +26,8 @@ def affinity_target(region: np.ndarray, offsets: Offsets = OFFSETS) -> np.ndarra
 
     a_k(x) = 1[R(x) = R(x + o_k)], void where either pixel is void or outside the picture.
 
-    Args: region (H, W), integer ids, void -1; offsets, K pairs (pixels down, to the right), o_k.
-    Returns: (K, H, W) int64. Raises: TypeError, ValueError, `region` is no such map.
+    Args: region (H, W), integer ids, void -1 (else TypeError, ValueError); offsets, K pairs o_k.
+    Returns: (K, H, W) int64.
     """
     region = checks.label_map("region", region)
     target = np.full((len(offsets), *region.shape), TARGET_VOID, np.int64)
@@ -62,12 +60,10 @@ def affinity_cross_entropy(
     """
     fit = logits.shape == target.shape and len(logits)
     checks.shapes(fit, "(N, K, H, W) for both, N at least 1", logits=logits, target=target)
-    same, valid = target == 1, target != TARGET_VOID
-    if target.device.type == "cpu" and not (same | (target == 0) | ~valid).all():
-        found = f"target holds {target[valid].min()}..{target[valid].max()}"
-        raise ValueError(f"{found}; expected 0, 1 or void {TARGET_VOID}")
-    logits, same, weight = logits.float(), same.float(), valid.float()
-    losses = F.binary_cross_entropy_with_logits(logits, same, weight, reduction="sum")
+    if target.device.type == "cpu":
+        checks.classes("target", target.numpy(), 2)
+    valid, same = target != TARGET_VOID, (target == 1).float()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), same, valid, reduction="sum")
     count = valid.sum() if normaliser is None else normaliser
     return losses / count.where(count > 0, 1)
 
@@ -86,17 +82,15 @@ def decode_affinities(
     positive. Pairs are visited by falling weight. One that attracts joins the regions of its two
     pixels, unless they must stay apart; one that repels decides that they must, unless they are
     joined. At last regions of few pixels, mostly slivers along borders, give way to the others,
-    which grow by watershed over 1 - p of the 4-neighbours.
-
-    Pixels of two classes are of two regions. With the semantic probabilities q, p_k(x) is first
-    multiplied by (sum_c q_x[c] q_{x + o_k}[c])^w.
+    which grow by watershed over 1 - p of the 4-neighbours. Pixels of two classes are of two
+    regions: with semantic probabilities q, p_k(x) is first times (sum_c q_x[c] q_{x + o_k}[c])^w.
 
     Args: probabilities, (K, H, W) float, sigmoid of the logits, used where x + o_k is in the
         picture; bias, above 0 gives fewer regions, below 0 more; smallest, pixels that a region
         has, if any region has as many (1 keeps all); semantic and edge_weight, q and w, as in
         `regions.decode_regions`; offsets, the K pairs of the target, see `affinity_target`.
     Returns: (H, W) int64, ids 0..R-1 of 4-connected regions, no void.
-    Raises: ValueError, as `regions.decode_regions`, or bias is not finite, or smallest negative;
+    Raises: ValueError, as `regions.decode_regions`, or bias or smallest is no such number;
         ModuleNotFoundError, mwatershed is not installed.
     """
     message = f"bias is {bias} and smallest {smallest}; expected finite numbers, smallest from 0"

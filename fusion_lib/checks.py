@@ -74,11 +74,4 @@ def probabilities(name: str, values: np.ndarray) -> None:
 
 def compact(ids: np.ndarray) -> np.ndarray:
     """The same map with the ids 0..R-1 in the order of the old ones, int64; negative ones -1."""
-    numbers, known = np.full(ids.shape, -1, np.int64), ids >= 0
-    found = ids[known]
-    if found.max(initial=0) < ids.size:  # to count is quicker than to sort, and fits the memory
-        found = found.astype(np.int64)
-        numbers[known] = (np.bincount(found) > 0).cumsum()[found] - 1
-    else:
-        numbers[known] = np.unique(found, return_inverse=True)[1]
-    return numbers
+    return np.where(ids < 0, -1, np.searchsorted(np.unique(ids[ids >= 0]), ids))

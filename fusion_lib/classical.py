@@ -26,8 +26,7 @@ def felzenszwalb_regions(
 
 
 def gradient_watershed_regions(image: np.ndarray, smoothing: float, threshold: float) -> np.ndarray:
-    """By edges: `flood` over the colour gradient, from where it lies below a threshold (per pixel,
-    colours in [0, 1])."""
+    """By edges: `flood` over the gradient of colours in [0, 1] from where below a threshold."""
     smooth = scipy.ndimage.gaussian_filter(image / 255.0, (smoothing, smoothing, 0))
     axes = ((colour, axis) for colour in range(3) for axis in (0, 1))
     slopes = [scipy.ndimage.sobel(smooth[..., colour], axis) / 8 for colour, axis in axes]

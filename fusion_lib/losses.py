@@ -35,8 +35,7 @@ def pixel_cross_entropy(
     if target.dtype != torch.int64:
         raise TypeError(f"target has dtype {target.dtype}; expected torch.int64 class indices")
     fit = logits.ndim == 4 and len(logits) and target.shape == (len(logits), *logits.shape[2:])
-    expected = "(N, C, H, W) and (N, H, W), N at least 1"
-    checks.shapes(fit, expected, logits=logits, target=target)
+    checks.shapes(fit, "(N, C, H, W) and (N, H, W), N at least 1", logits=logits, target=target)
     if target.device.type == "cpu":
         checks.classes("target", target.numpy(), logits.shape[1])
         _check_class_weights("weight", weight, logits.shape[1])
@@ -63,14 +62,12 @@ class FusionLoss(nn.Module):
     Args: alpha, beta, the weights of the semantic and of the region task, at least 0;
         region_weights, (3,) class weights of boundary, rim and core, see `targets.class_weights`;
         further, {task: its weight, at least 0} of other tasks, 1 for one that is not named.
-    Shape:
-        outputs: {"semantic": (N, C, H, W), "region": (N, 3, H, W)} logits, or one of the two; only
-            what is there enters the sum. In place of "region" may stand "affinity", (N, K, H, W);
-            beta weighs it too. Any further task has (N, classes, H, W).
-        batch: {"semantic": (N, H, W), "region_target": (N, H, W), "affinity_target": (N, K, H, W)}
-            int64, and the target of a further task under its name, (N, H, W) with void 255.
-        whole: {task: ()}, optional; the `normalisers` of the batch that this is a piece of.
-        returns: {"total": (), task: ()}.
+    Shape: outputs, {"semantic": (N, C, H, W), "region": (N, 3, H, W)} logits, or one of the two,
+        for only what is there enters the sum; in place of "region" may stand "affinity",
+        (N, K, H, W), which beta weighs too; any further task has (N, classes, H, W). batch,
+        {"semantic": (N, H, W), "region_target": (N, H, W), "affinity_target": (N, K, H, W)} int64,
+        and the target of a further task under its name, (N, H, W) with void 255. whole, {task: ()},
+        optional, the `normalisers` of the batch that this is a piece of. -> {"total" and task: ()}.
     Raises: ValueError, a weight negative or not finite, a task without target or called "total".
     """
 
@@ -111,10 +108,7 @@ class FusionLoss(nn.Module):
 
     def normalisers(self, outputs: Tensors, batch: Tensors) -> Tensors:
         """What the sum over the pixels is divided by, {task: ()}: how many, or their weights' sum.
-
-        Only the losses of a batch's pieces that are each divided by the whole batch's normalisers
-        add up to its loss; the pieces' own means do not, unless all have equally many valid pixels.
-        """
+        A batch's loss is the sum of its pieces', each divided by the whole batch's normalisers."""
         return {task: pixel_normaliser(*self._target(task, batch)) for task in outputs}
 
     def _target(self, task: str, batch: Tensors) -> tuple[Tensor, Tensor | None]:

@@ -3,10 +3,8 @@
 All metrics leave void pixels of the truth out. A predicted region id below 0 says that the pixel
 belongs to no region: it is missed, and counts as such. Semantic metrics accumulate one confusion
 matrix over the whole data set before they divide; partition ones are computed for each picture and
-then averaged. Ids may be any whole numbers; only which pixels share one counts.
-
-Maps are (H, W); one that is not of integers is a TypeError, another shape, label or a true region
-below -1 a ValueError.
+then averaged. Ids may be any whole numbers; only which pixels share one counts. Maps are (H, W);
+one not of integers is a TypeError, another shape, label or a true region below -1 a ValueError.
 """
 
 import numpy as np
@@ -49,8 +47,7 @@ def semantic_scores(confusion: np.ndarray) -> dict:
 
 
 def contingency(truth: np.ndarray, prediction: np.ndarray) -> scipy.sparse.csr_matrix:
-    """Overlap in pixels, but for void and missed ones, of every true region (rows) with every
-    predicted one (columns)."""
+    """Overlap in pixels, but for void and missed ones, of true (rows) and predicted regions."""
     truth, prediction = _partitions(truth, prediction)
     valid = truth != REGION_VOID
     rows, columns = truth[valid], checks.compact(prediction[valid]) + 1  # 0: missed
@@ -58,15 +55,20 @@ def contingency(truth: np.ndarray, prediction: np.ndarray) -> scipy.sparse.csr_m
     return scipy.sparse.coo_matrix((np.ones(rows.size), (rows, columns)), size).tocsr()[:, 1:]
 
 
+def _overlaps(truth, prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels of each true region; of each pair that overlaps, the true region and their IoU."""
+    pairs, truth = contingency(truth, prediction).tocoo(), np.asarray(truth)
+    true = np.unique(truth[truth != REGION_VOID], return_counts=True)[1]
+    predicted = np.asarray(pairs.sum(0)).ravel()
+    return true, pairs.row, pairs.data / (true[pairs.row] + predicted[pairs.col] - pairs.data)
+
+
 def covering(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Segmentation covering: sum_g |g| max_s IoU(g, s) / N over the true regions g (Arbelaez et al.
     2011, eq. 8). 1 for equal partitions, NaN where all pixels are void."""
-    truth, prediction = _partitions(truth, prediction)
-    pairs = contingency(truth, prediction).tocoo()
-    true, predicted = np.bincount(truth[truth != REGION_VOID]), np.asarray(pairs.sum(0)).ravel()
+    true, overlapping, iou = _overlaps(truth, prediction)
     best = np.zeros(true.size)
-    union = true[pairs.row] + predicted[pairs.col] - pairs.data
-    np.maximum.at(best, pairs.row, pairs.data / union)
+    np.maximum.at(best, overlapping, iou)
     return float((true * best).sum() / true.sum()) if true.size else float("nan")
 
 
@@ -75,19 +77,13 @@ def touching_things(semantic, region, prediction, things) -> tuple[int, int]:
     -1, whose class (`semantic`, (H, W)) is among the ids `things`, and which have a 4-neighbour of
     the same class in another region. One is found if a predicted region has an IoU above 0.5 with
     it, the matching rule of panoptic quality (Kirillov et al. 2019, section 4.1)."""
-    semantic = np.asarray(semantic)
     region, prediction = _partitions(region, prediction)
-    touching = np.zeros(region.max(initial=-1) + 1, bool)
-    for names, ids in ((semantic, region), (semantic.T, region.T)):
-        between = (ids[1:] != ids[:-1]) & (ids[1:] >= 0) & (ids[:-1] >= 0)
-        between &= (names[1:] == names[:-1]) & np.isin(names[1:], [*things])
-        touching[ids[1:][between]] = touching[ids[:-1][between]] = True
-    pairs = contingency(region, prediction).tocoo()
-    true, predicted = np.bincount(region[region >= 0]), np.asarray(pairs.sum(0)).ravel()
-    overlap = pairs.data / (true[pairs.row] + predicted[pairs.col] - pairs.data)
-    found = np.zeros_like(touching)
-    found[pairs.row[overlap > 0.5]] = True
-    return int((found & touching).sum()), int(touching.sum())
+    true, overlapping, iou = _overlaps(region, prediction)
+    touching = np.zeros(true.size, bool)
+    for thing in things:
+        alike = np.where(np.asarray(semantic) == thing, region, REGION_VOID)
+        touching[region[boundary_mask(alike)]] = True
+    return int(touching[overlapping[iou > 0.5]].sum()), int(touching.sum())
 
 
 def partition_scores(truth: np.ndarray, prediction: np.ndarray, tolerance: float = 1.0) -> dict:

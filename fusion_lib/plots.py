@@ -39,8 +39,7 @@ def colour_classes(labels: np.ndarray, colours: np.ndarray = CLASS_COLOURS) -> n
 
 
 def colour_regions(region: np.ndarray) -> np.ndarray:
-    """(H, W) region ids -> (H, W, 3): a colour an id (ids only tell regions apart), boundaries
-    dark, void white."""
+    """(H, W) region ids -> (H, W, 3): any colour for an id, boundaries dark, void white."""
     region = np.asarray(region)
     shades = 0.618 * np.arange(24) % 1  # steps of the golden ratio: unlike shades for neighbours
     colours = plt.get_cmap("viridis")(shades[region % len(shades)])[..., :3] * 0.75 + 0.25
@@ -75,8 +74,8 @@ def show(panels: dict, legend: tuple = (), columns: int = 4, panel: float = 2.4)
     """Show pictures side by side.
 
     Args: panels, {title: (H, W, 3) or (3, H, W) colours, or (H, W) values, drawn in `cividis`};
-        legend, class names in the order of `CLASS_COLOURS`, or `REGION_CLASSES`; columns, panels in
-        a row; panel, the width of one in inches.
+        legend, class names in the order of `CLASS_COLOURS`, or `REGION_CLASSES`; columns, how many
+        in a row; panel, inches of one.
     """
     pictures = {title: _channels_last(picture) for title, picture in panels.items()}
     rows, across = -(-len(panels) // columns), min(columns, len(panels))
@@ -100,8 +99,7 @@ def show(panels: dict, legend: tuple = (), columns: int = 4, panel: float = 2.4)
 
 
 def show_history(history: list[dict]) -> None:
-    """The history of `training.train`: training and validation loss of each part over the epochs,
-    and the validation mIoU of each task."""
+    """The history of `training.train`: losses over the epochs, and each task's validation mIoU."""
     names = [name.removeprefix("train_") for name in history[0] if name.startswith("train_")]
     tasks = [name for name in history[0] if name.startswith("val_miou_")]
     panels = {f"{name} loss": {"train": f"train_{name}", "val": f"val_{name}"} for name in names}

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from fusion_lib import checks
+from fusion_lib.models.layers import resize
 from fusion_lib.transforms import checked_image
 
 
@@ -14,8 +15,7 @@ def predict(model: nn.Module, image: Tensor, size: tuple[int, int] | None = None
     """Log-probabilities of every task for one picture, at the picture's own resolution.
 
     Args: model, which maps images to {task: logits}, put into evaluation mode; image (3, H, W),
-        uint8 or float in [0, 1]; size (H, W) at which the network sees the picture (its logits are
-        resized back), None for as it is.
+        uint8 or float in [0, 1]; size (H, W), if the network shall see the picture at another one.
     Returns: {task: (C, H, W) float32 log-softmax}; of affinities, (K, H, W), the log-sigmoid.
     Raises: TypeError, ValueError, image is of another type or shape, or not in [0, 1].
     """
@@ -31,8 +31,7 @@ def predict(model: nn.Module, image: Tensor, size: tuple[int, int] | None = None
     seen = image if size is None else F.interpolate(image, size, mode="bilinear", antialias=True)
     outputs = {}
     for task, logits in model(seen).items():
-        if size is not None:
-            logits = F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+        logits = resize(logits, image.shape[-2:])
         log_probabilities = F.logsigmoid(logits) if task == "affinity" else logits.log_softmax(1)
         outputs[task] = log_probabilities[0].float().cpu().numpy()
     return outputs

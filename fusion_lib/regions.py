@@ -65,13 +65,11 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
     """A class for each pixel, (H, W) int64, decided together with the rest of its region.
 
     Pixel i of region r takes the class with the highest (1 - w) log q_i + w mean_{j in r} log q_j.
-    With w = 1 all pixels of a region agree, on the class with the highest summed log-probability;
-    with w = 0 each decides alone.
+    With w = 1 all pixels of a region agree, on the highest sum; with w = 0 each decides alone.
 
     Args: log_probabilities (C, H, W) float, log-softmax of the semantic logits; region (H, W),
         integer ids from 0 (else a TypeError); weight w in [0, 1].
-    Raises: ValueError, the sizes differ, an id is negative, weight out of range, a logarithm is NaN
-        or above 0.
+    Raises: ValueError, sizes differ, a negative id, w out of range, a logarithm NaN or above 0.
     """
     region = checks.integers("region", region)
     shapes = {"log_probabilities": log_probabilities, "region": region}
@@ -81,8 +79,7 @@ def vote(log_probabilities: np.ndarray, region: np.ndarray, weight: float = 1.0)
     highest = log_probabilities.max(initial=-np.inf)  # NaN if one is
     expected = "expected logarithms, such as the log-softmax of logits"
     checks.require(highest <= 1e-6, f"log_probabilities holds {highest}; {expected}")
-    expected = "0 (each pixel alone) to 1 (region alone)"
-    checks.expect(0 <= weight <= 1, "weight", weight, expected)
+    checks.expect(0 <= weight <= 1, "weight", weight, "0 (each pixel alone) to 1 (region alone)")
     region = checks.compact(region)
     flat = region.ravel()
     means = np.stack([np.bincount(flat, q.ravel()) for q in log_probabilities]) / np.bincount(flat)
@@ -97,11 +94,9 @@ def has_regions(tasks) -> bool:
 
 
 def decode(log_probabilities: dict[str, np.ndarray], **decoding) -> np.ndarray:
-    """The region map of one picture, (H, W) int64, ids 0..R-1, from whichever head the model has.
-
-    Args: "region" (3, H, W) or "affinity" (K, H, W) of `prediction.predict`, and "semantic" for an
-        edge weight; and the arguments of `decode_regions` or `affinities.decode_affinities`.
-    """
+    """The region map of one picture, (H, W) int64, ids 0..R-1, from "region" or "affinity" of
+    `prediction.predict`, and "semantic" for an edge weight, with the arguments of `decode_regions`
+    or `affinities.decode_affinities`."""
     semantic = np.exp(log_probabilities["semantic"]) if decoding.get("edge_weight") else None
     if "affinity" in log_probabilities:
         affinities = np.exp(log_probabilities["affinity"])

@@ -17,8 +17,8 @@ class World:
     """A kind of scene: its classes, which of them are things, and how these look."""
 
     classes: tuple[str, ...]
-    areas: tuple[int, int, int]  # classes above the horizon, below it, and of the lake
     shapes: dict[int, Callable]  # silhouette of each class that is drawn as things
+    areas: tuple[int, ...] = (0, 0, 0)  # classes above the horizon, below it, and of the lake
     airborne: tuple[int, ...] = ()  # classes that cast no shadow on the ground
 
 
@@ -29,7 +29,7 @@ class Scene:
     seed: int
     horizon: float  # height of the horizon, from the top
     tilt: float
-    shore: tuple | None  # (x, y, half width, half height) of the lake, or None
+    shore: tuple | None  # (x, y, half width, half height) of the lake, if there is one
     stuff_colours: np.ndarray  # (3, 2, 3): sky, ground, water; main and texture colour
     light: float
     light_slope: tuple  # (horizontal, vertical) change of the light across the picture
@@ -38,67 +38,55 @@ class Scene:
     side: float = 0.0  # where the light comes from: -1 left, 1 right; 0: flat, the first edition
 
 
-def render(
-    scene: Scene,
-    size: int = SIZE,
-    *,
-    light: float = 1.0,
-    light_slope: float = 0.0,
-    noise: float = 0.05,
-    scale: float = 1.0,
-    rotation: float = 0.0,
-    perspective: float = 0.0,
-    occlusion: float = 0.0,
-    time: float = 0.0,
-    drive: float = 0.0,
-    pan: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Photograph a scene. Every knob leaves the contents, and all other knobs, as they are.
+@dataclass(frozen=True)
+class Knobs:
+    """How a scene is photographed; a ValueError where a knob is beyond what a camera can do."""
 
-    Args:
-        size: side of the square picture, in pixels.
-        light: factor on the scene's own light.
-        light_slope: extra change of the light from the left edge to the right one.
-        noise: standard deviation of the sensor noise; pixel values run from 0 to 1.
-        scale: magnification about the centre of the picture.
-        rotation: of the camera, in degrees.
-        perspective: keystone distortion; 0 is none, 0.5 is strong.
-        occlusion: 0 leaves the things where they are; towards 1 they crowd into one place.
-        time: moment of the photograph; things move sideways at their own speeds.
-        drive: how far the camera has driven forward, and
-        pan: how far it has moved to the right, both in units of its height over the ground. What
-            stands nearer, so farther from the horizon, grows and moves more; what was passed is
-            gone.
+    light: float = 1.0  # factor on the scene's own light
+    light_slope: float = 0.0  # extra change of the light from the left edge to the right one
+    noise: float = 0.05  # standard deviation of the sensor noise; pixel values run from 0 to 1
+    scale: float = 1.0  # magnification about the centre of the picture
+    rotation: float = 0.0  # of the camera, in degrees
+    perspective: float = 0.0  # keystone distortion; 0 is none, 0.5 is strong
+    occlusion: float = 0.0  # 0 leaves things where they are; towards 1 they crowd into one place
+    time: float = 0.0  # moment of the photograph; things move sideways at their own speeds
+    drive: float = 0.0  # how far the camera has driven forward, in units of its height
+    pan: float = 0.0  # how far it has moved to the right, in the same units
 
-    Returns:
-        image (size, size, 3) uint8; semantic labels (size, size) int64, void 255;
-        region map (size, size) int64, ids 0..R-1 of connected regions, void -1.
+    def __post_init__(self):
+        checks.not_negative(light=self.light, noise=self.noise)
+        for name, value in vars(self).items():
+            checks.expect(abs(value) < np.inf, name, value, "a finite number")
+        checks.expect(self.scale > 0, "scale", self.scale, "a magnification above 0")
+        checks.expect(abs(self.perspective) < 2, "perspective", self.perspective, "within -2 and 2")
+        checks.expect(0 <= self.occlusion <= 1, "occlusion", self.occlusion, "a number in [0, 1]")
 
-    Raises:
-        ValueError: a knob is beyond what a camera can do, or the knobs leave only one region, or
-            nothing of a scene's things.
+
+def render(scene: Scene, size: int = SIZE, **knobs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Photograph a scene. Every knob, a field of `Knobs`, leaves the contents, and all other knobs,
+    as they are; size is the side of the square picture in pixels.
+
+    Returns: image (size, size, 3) uint8; semantic labels (size, size) int64, void 255; region map
+        (size, size) int64, ids 0..R-1 of connected regions, void -1.
+    Raises: ValueError, as `Knobs`, or the knobs leave only one region, or none of a scene's things.
     """
-    checks.not_negative(light=light, noise=noise)
-    free = {"light_slope": light_slope, "rotation": rotation, "time": time}
-    for name, value in {**free, "drive": drive, "pan": pan}.items():
-        checks.expect(abs(value) < np.inf, name, value, "a finite number")
+    chosen = Knobs(**knobs)
     checks.expect(size >= 1, "size", size, "at least one pixel")
-    checks.expect(0 < scale < np.inf, "scale", scale, "a finite magnification above 0")
-    checks.expect(abs(perspective) < 2, "perspective", perspective, "a number between -2 and 2")
-    checks.expect(0 <= occlusion <= 1, "occlusion", occlusion, "a number in [0, 1]")
-    x, y = drawing.viewpoint(size, scale, rotation, perspective)
-    colour, semantic, instance = _drawn(
-        _moved(scene, occlusion, time, drive, pan), x, y, drive, pan
-    )
+    x, y = drawing.viewpoint(size, chosen.scale, chosen.rotation, chosen.perspective)
+    colour, semantic, instance = _drawn(_moved(scene, chosen), x, y, chosen)
     region = connected_regions(instance)
     tiny = np.bincount(region.ravel())[region] < SMALLEST_REGION
     region = connected_regions(np.where(tiny, REGION_VOID, instance))
     semantic = np.where(tiny, SEMANTIC_VOID, semantic)
-    _expect_contents(scene, semantic, region)
+    seen = not scene.things or np.isin(semantic, [*scene.world.shapes]).any()
+    left = f"{region.max() + 1} regions" + ("" if seen else ", and no thing")
+    expected = "at least two, one of them a thing: turn the knobs back, or take another scene"
+    checks.expect(region.max() > 0 and seen, "what the knobs leave in the picture", left, expected)
     slope_x, slope_y = scene.light_slope
-    gain = light * scene.light * (1 + (slope_x + light_slope) * (x - 0.5) + slope_y * (y - 0.5))
-    grain = noise * _grain(scene, colour.shape)
-    return drawing.expose(colour, gain, grain), semantic.astype(np.int64), region
+    slope = 1 + (slope_x + chosen.light_slope) * (x - 0.5) + slope_y * (y - 0.5)
+    grain = chosen.noise * _grain(scene, colour.shape)
+    image = drawing.expose(colour, chosen.light * scene.light * slope, grain)
+    return image, semantic.astype(np.int64), region
 
 
 def connected_regions(ids: np.ndarray) -> np.ndarray:
@@ -121,52 +109,40 @@ def count_hidden_borders(semantic: np.ndarray, region: np.ndarray) -> tuple[int,
     return hidden, borders
 
 
-def _expect_contents(scene: Scene, semantic: np.ndarray, region: np.ndarray) -> None:
-    """ValueError where the knobs leave nothing to segment."""
-    wanted = "at least two, one of them a thing: turn the knobs back, or take another scene"
-    seen = not scene.things or np.isin(semantic, [*scene.world.shapes]).any()
-    left = f"{region.max() + 1} regions" + ("" if seen else ", and no thing")
-    checks.expect(region.max() > 0 and seen, "what the knobs leave in the picture", left, wanted)
+def _moved(scene: Scene, knobs: Knobs) -> Scene:
+    """The scene as the camera has it before it: what is nearer, so farther from the horizon, grows
+    and moves more; what was passed is gone."""
 
-
-def _moved(scene: Scene, occlusion: float, time: float, drive: float, pan: float) -> Scene:
-    """The scene as the camera has it before it, at another moment."""
-    crowd = 0.5 if not scene.things else float(np.mean([thing.x for thing in scene.things]))
-    feet = [crowd + (1 - occlusion) * (t.x - crowd) + t.speed * time for t in scene.things]
-    things = tuple(replace(thing, x=x) for thing, x in zip(scene.things, feet))
-    if not drive and not pan:
-        return replace(scene, things=things)
-
-    def place(x: float, y: float) -> tuple[float, float, float]:
-        """Where a point of the ground (or under the sky) is now, and how much it has grown."""
+    def placed(x: float, y: float, width: float, height: float) -> tuple[float, ...]:
+        """Where something on the ground (or in the sky) is now, and how large; () if passed."""
         nearness = abs(y - scene.horizon)  # one over the distance, in heights of the camera
-        growth = 1 / (1 - drive * nearness) if drive * nearness < 1 else 0.0  # 0: it was passed
-        x = 0.5 + (x - 0.5 - pan * nearness) * growth
-        return x, scene.horizon + (y - scene.horizon) * growth, growth
+        if knobs.drive * nearness >= 1:
+            return ()
+        growth = 1 / (1 - knobs.drive * nearness)
+        right = (x - 0.5) * (growth - 1) - knobs.pan * nearness * growth
+        down = (y - scene.horizon) * (growth - 1)
+        return x + right, y + down, width * growth, height * growth
 
-    placed = [(thing, *place(thing.x, thing.y)) for thing in things]
-    things = tuple(
-        replace(t, x=x, y=y, width=t.width * growth, height=t.height * growth)
-        for t, x, y, growth in placed
-        if growth
-    )
-    shore = scene.shore
-    if shore is not None:
-        x, y, growth = place(*shore[:2])
-        shore = (x, y, shore[2] * growth, shore[3] * growth) if growth else None
-    return replace(scene, things=things, shore=shore)
+    crowd = float(np.mean([thing.x for thing in scene.things])) if scene.things else 0.5
+    things = []
+    for thing in scene.things:
+        x = crowd + (1 - knobs.occlusion) * (thing.x - crowd) + thing.speed * knobs.time
+        if place := placed(x, thing.y, thing.width, thing.height):
+            things.append(replace(thing, **dict(zip(("x", "y", "width", "height"), place))))
+    shore = scene.shore and placed(*scene.shore)
+    return replace(scene, things=tuple(things), shore=shore)
 
 
-def _drawn(scene: Scene, x: np.ndarray, y: np.ndarray, drive: float, pan: float):
+def _drawn(scene: Scene, x: np.ndarray, y: np.ndarray, knobs: Knobs):
     """Colours (H, W, 3), semantic labels (H, W) and ids of stuff and things (H, W)."""
     world, solid = scene.world, scene.side != 0
     above, below, lake = world.areas
     semantic = np.where(y < scene.horizon + scene.tilt * (x - 0.5), above, below)
-    if scene.shore is not None:
+    if scene.shore:
         centre_x, centre_y, half_width, half_height = scene.shore
         in_lake = ((x - centre_x) / half_width) ** 2 + ((y - centre_y) / half_height) ** 2 < 1
         semantic[in_lake & (semantic == below)] = lake
-    waves = _waves(scene, x, y, drive, pan)
+    waves = _waves(scene, x, y, knobs)
     colour = np.empty((*x.shape, 3))
     for area, wave, (main, second) in zip(world.areas, waves, scene.stuff_colours):
         here = semantic == area
@@ -180,7 +156,7 @@ def _drawn(scene: Scene, x: np.ndarray, y: np.ndarray, drive: float, pan: float)
         inside, detail = shape(thing, u, v)
         painted = drawing.paint(thing, x - thing.x, y, detail)
         if solid:
-            painted = painted * drawing.relief(shape, thing, u, v, scene.side)
+            painted *= drawing.relief(shape, thing, u, v, scene.side)
             if thing.kind not in world.airborne:
                 colour *= drawing.shadow(thing, x - thing.x, y - thing.y, scene.side)
         semantic[inside], instance[inside] = thing.kind, len(world.classes) + number
@@ -188,13 +164,13 @@ def _drawn(scene: Scene, x: np.ndarray, y: np.ndarray, drive: float, pan: float)
     return colour, semantic, instance
 
 
-def _waves(scene: Scene, x: np.ndarray, y: np.ndarray, drive: float, pan: float) -> tuple:
+def _waves(scene: Scene, x: np.ndarray, y: np.ndarray, knobs: Knobs) -> tuple:
     """(H, W) patterns in [-1, 1] of sky, ground and water: clouds, furrows and ripples. The last
     two lie on the ground, so that they are narrower the farther away they are."""
     if not scene.side:  # flat
         return (stripes := np.sin(23 * x + 31 * y)), stripes, np.sin(2 * np.pi * y / 0.05)
     distance = 1 / (abs(y - scene.horizon) + 0.06)
-    along, across = 0.3 * (distance + drive), 0.3 * ((x - 0.5) * distance + pan)
+    along, across = 0.3 * (distance + knobs.drive), 0.3 * ((x - 0.5) * distance + knobs.pan)
     clouds = np.sin(5 * x + 2.5 * np.sin(11 * y + 4 * x)) * np.sin(13 * y - 3 * x)
     furrows = np.sin(5 * along + 3 * np.sin(2.5 * across))
     return clouds, furrows, np.sin(9 * along + np.sin(9 * x))

@@ -17,36 +17,26 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_lib import checks, drawing
-from fusion_lib.drawing import Thing
+from fusion_lib import checks
+from fusion_lib.drawing import Thing, building, car, disc, tree
 from fusion_lib.engine.files import write_sums
-from fusion_lib.rendering import REGION_VOID as REGION_VOID  # "as": offered here, too
-from fusion_lib.rendering import SEMANTIC_VOID as SEMANTIC_VOID
-from fusion_lib.rendering import SMALLEST_REGION as SMALLEST_REGION
-from fusion_lib.rendering import Scene, World, render
-from fusion_lib.rendering import connected_regions as connected_regions
+from fusion_lib.rendering import REGION_VOID, SEMANTIC_VOID, Scene, World, connected_regions, render
 
 CLASSES = ("sky", "ground", "water", "building", "tree", "car", "ball", "balloon")
 SKY, GROUND, WATER, BUILDING, TREE, CAR, BALL, BALLOON = range(len(CLASSES))
 STUFF = (SKY, GROUND, WATER)
 THINGS = (BUILDING, TREE, CAR, BALL, BALLOON)
-SHAPES = dict(
-    zip(THINGS, (drawing.building, drawing.tree, drawing.car, drawing.disc, drawing.disc))
-)
+SHAPES = dict(zip(THINGS, (building, tree, car, disc, disc)))
+STREET = World(CLASSES, SHAPES, STUFF, airborne=(BALLOON,))
 
 SPLITS = {"train": range(0, 400), "val": range(10_000, 10_100), "test": range(20_000, 20_100)}
 EDITION = 1  # of the shipped scenes
 HIDDEN_BORDERS = 0.23  # share of the region borders that lie inside one class, second edition
 # Measured: how crowded things must be for a share of hidden borders. Up to 1, it is the chance that
 # a thing becomes a group; beyond, how many rows a group has more than one, on average.
-CROWDING = {
-    **{0.0: 0.0, 0.034: 0.08, 0.08: 0.25, 0.13: 0.42, 0.17: 0.67, 0.21: 1.0},
-    **{0.262: 1.2, 0.335: 1.6, 0.387: 2.0, 0.427: 2.4, 0.457: 2.8, 0.5: 3.8},
-}
+SHARES = (0.0, 0.034, 0.08, 0.13, 0.17, 0.21, 0.262, 0.335, 0.387, 0.427, 0.457, 0.5)
+CROWDING = (0.0, 0.08, 0.25, 0.42, 0.67, 1.0, 1.2, 1.6, 2.0, 2.4, 2.8, 3.8)
 SCATTER = {BUILDING: 0.06, TREE: 0.25, CAR: 0.3, BALL: 0.6, BALLOON: 0.6}  # of feet, in heights
-
-
-STREET = World(CLASSES, STUFF, SHAPES, (BALLOON,))
 
 
 def sample_scene(
@@ -58,51 +48,45 @@ def sample_scene(
 ) -> Scene:
     """Draw the contents of a scene.
 
-    Args:
-        seed: the only source of chance; equal seeds give equal scenes.
-        colour_similarity: probability that a thing takes nearly the colour of its neighbour.
-        shape_ambiguity: how far telling details (wheels, trunks, roofs) may shrink. Both are in
-            [0, 1] (else a ValueError).
-        hidden_borders: about the share of the borders between regions that lie inside one class,
-            over many scenes; in [0, 0.5] (else a ValueError). None is 0.23.
-        edition: 2, or 1 for the first edition of the scenes: no groups, flat and greyer colours;
-            its share of hidden borders is as chance has it, 0.03 (ValueError where one is given).
+    Args: seed, the only source of chance: equal seeds give equal scenes; colour_similarity,
+        probability that a thing takes nearly the colour of its neighbour; shape_ambiguity, how far
+        telling details (wheels, trunks, roofs) may shrink, in [0, 1] as well; hidden_borders, about
+        the share of the borders between regions that lie inside one class, over many scenes, in
+        [0, 0.5], None for 0.23; edition, 2, or 1 for the first edition: no groups, flat and greyer
+        colours, and a share of hidden borders as chance has it, 0.03.
+    Raises: ValueError, a knob is out of its range, or a share asked for of the first edition.
     """
-    _expect_share("colour_similarity", colour_similarity)
-    _expect_share("shape_ambiguity", shape_ambiguity)
+    shares = {"colour_similarity": colour_similarity, "shape_ambiguity": shape_ambiguity}
+    for name, value in shares.items():
+        checks.expect(0 <= value <= 1, name, value, "a number in [0, 1]")
     checks.expect(edition in (1, 2), "edition", edition, "1 or 2")
-    if hidden_borders is not None:
-        known = edition == 2 and 0 <= hidden_borders <= 0.5
-        checks.expect(known, "hidden_borders", hidden_borders, "in [0, 0.5], with edition 2")
-    solid = edition == 2
-    share = HIDDEN_BORDERS if hidden_borders is None else hidden_borders
-    crowding = float(np.interp(share, [*CROWDING], [*CROWDING.values()]))
+    solid, share = edition == 2, HIDDEN_BORDERS if hidden_borders is None else hidden_borders
+    known = hidden_borders is None or (solid and 0 <= share <= 0.5)
+    checks.expect(known, "hidden_borders", hidden_borders, "in [0, 0.5], with edition 2")
+    crowding = float(np.interp(share, SHARES, CROWDING))
     rng = np.random.default_rng(seed)
     vivid = 0.85 if solid else 0.6  # the rest is grey, as outdoor colours are
     horizon = uniform(rng, 0.32, 0.52)
-    stuff_colours = np.stack(
-        [draw_colours(rng, contrast, vivid) for contrast in (0.06, 0.12, 0.08)]
-    )
+    stuff_colours = np.stack([draw_colours(rng, shift, vivid) for shift in (0.06, 0.12, 0.08)])
     shore = None
     if rng.random() < 0.65:
         if rng.random() < 0.5:  # often the lake mirrors the sky
             stuff_colours[2] = np.clip(stuff_colours[0] + 0.1 * (rng.random(3) - 0.5), 0, 1)
         limits = ((-0.1, 1.1), (0.72, 1.0), (0.25, 0.6), (0.08, 0.22))
         shore = tuple(uniform(rng, low, high) for low, high in limits)
-    groups: list[list[Thing]] = []
+    things: list[Thing] = []
+    neighbour = stuff_colours[GROUND]
     for number in range(3 + int(6 * rng.random())):
         similar = rng.random() < colour_similarity
-        neighbour = groups[-1][0].colours if groups else stuff_colours[1]
         thing = _sample_thing(rng, horizon, shape_ambiguity, vivid)
         if similar:
             thing.colours[:] = np.clip(neighbour + 0.12 * (rng.random(3) - 0.5), 0, 1)
-        if not solid:
-            groups.append([thing])
-            continue
-        more = np.random.default_rng((seed, 2, number))  # other groups leave all the rest as it is
-        group = group_of(thing, more, crowding, shape_ambiguity)
-        if group := _apart(group, groups, more):
-            groups.append(group)
+        group = [thing]
+        if solid:  # with chance of its own: other groups leave all the rest as it is
+            more = np.random.default_rng((seed, 2, number))
+            group = _apart(group_of(thing, more, crowding, shape_ambiguity), things, more)
+        things += group
+        neighbour = group[0].colours if group else neighbour
     tilt, light = uniform(rng, -0.06, 0.06), uniform(rng, 0.65, 1.1)
     slope = np.array([uniform(rng, -0.5, 0.5), uniform(rng, -0.25, 0.25)])
     if solid:  # a bright sky over a darker ground, in a kinder light
@@ -118,7 +102,7 @@ def sample_scene(
         light=light,
         light_slope=tuple(slope.tolist()),
         # Nearer things stand lower in the picture and are drawn later.
-        things=tuple(sorted((t for group in groups for t in group), key=lambda thing: thing.y)),
+        things=tuple(sorted(things, key=lambda thing: thing.y)),
         world=STREET,
         side=float(np.sign(rng.random() - 0.5)) if solid else 0.0,
     )
@@ -154,10 +138,7 @@ def group_of(thing: Thing, rng, crowding: float, shape_ambiguity: float) -> list
         x = thing.x - 0.3 * (count - 1 + row % 2) * thing.width
         for _ in range(count):
             colours = np.clip(thing.colours + 0.08 * (2 * rng.random(3) - 1), 0, 1)
-            width, height = (
-                thing.width * uniform(rng, 0.75, 1),
-                thing.height * uniform(rng, 0.75, 1),
-            )
+            width, height = (side * uniform(rng, 0.75, 1) for side in (thing.width, thing.height))
             y = thing.y + thing.height * (scatter * uniform(rng, -0.5, 0.5) - 0.4 * row)
             member = replace(thing, x=x, y=y, width=width, height=width if round_ else height)
             ambiguity = shape_ambiguity * float(rng.random())
@@ -166,10 +147,10 @@ def group_of(thing: Thing, rng, crowding: float, shape_ambiguity: float) -> list
     return members
 
 
-def _apart(group: list[Thing], others: list[list[Thing]], rng) -> list[Thing]:
+def _apart(group: list[Thing], others: list[Thing], rng) -> list[Thing]:
     """The group, moved sideways until none of its kind is near; [] if there is no room."""
     for _ in range(6):
-        if not any(_near(thing, other) for thing in group for rest in others for other in rest):
+        if not any(_near(member, other) for member in group for other in others):
             return group
         step = uniform(rng, 0.03, 0.97) - group[0].x
         group = [replace(member, x=member.x + step) for member in group]
@@ -182,16 +163,13 @@ def _near(one: Thing, other: Thing, gap: float = 0.03) -> bool:
     return one.kind == other.kind and beside and below.y - below.height < above.y + gap
 
 
-def _expect_share(name: str, value: float) -> None:
-    checks.expect(0 <= value <= 1, name, value, "a number in [0, 1]")
-
-
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    # Only `random` decides labels: its stream has never changed between NumPy versions.
+    """Only `random` decides labels: its stream has never changed between NumPy versions."""
     return low + (high - low) * float(rng.random())
 
 
 def draw_colours(rng: np.random.Generator, contrast: float, vivid: float) -> np.ndarray:
+    """(2, 3) in [0, 1]: a main colour, the less grey the more `vivid`, and that of its texture."""
     grey = 0.2 + 0.6 * float(rng.random())
     main = grey + vivid * (0.1 + 0.8 * rng.random(3) - grey)
     return np.clip(np.stack([main, main + contrast * np.sign(rng.random(3) - 0.5)]), 0, 1)

@@ -1,9 +1,8 @@
 """From region maps to targets that a network can learn, however the regions are numbered.
 
 A region id is arbitrary, so it cannot be a class. Whether a pixel lies on a boundary, beside one,
-or in the heart of its region is not arbitrary. `region_target` turns a region map into these three
-classes. A region map is (H, W) of integer ids, any non-negative ones, void -1; anything else is
-refused (TypeError, ValueError).
+or in the heart of its region is not: these are the classes of `region_target`. A region map is
+(H, W) of integer ids, any non-negative ones, void -1; else a TypeError or ValueError.
 """
 
 from collections.abc import Iterable
@@ -40,9 +39,8 @@ def region_target(region: np.ndarray, tau: float) -> np.ndarray:
     """Three classes a pixel, (H, W) int64: 0 boundary, 1 rim, 2 core; void 255.
 
     Let d be the distance (pixels, Euclidean) to the nearest boundary pixel. In a region R the rim
-    is what lies nearer than tau_R = min(tau, max_R d / 2), so that thin regions keep a core. A
-    region with no pixel off the boundary at all (one or two pixels thin) is core throughout; its
-    neighbours' pixels still mark its border.
+    is what lies nearer than tau_R = min(tau, max_R d / 2), so that thin regions keep a core. One
+    with no pixel off the boundary is core throughout; its neighbours' pixels mark its border.
 
     Args: region, a region map; tau, positive: 5 pixels suit pictures of 240 x 320.
     """
@@ -59,10 +57,8 @@ def region_target(region: np.ndarray, tau: float) -> np.ndarray:
 
 
 class RegionTarget:
-    """The last step of a transform: adds `region_target` to a sample, after every augmentation.
-
-    A flip, crop, rotation or rescale moves boundaries and changes distances, so the target must be
-    computed from the region map that the network's image really has.
+    """The last step of a transform: adds `region_target` to a sample. Every augmentation moves
+    boundaries and changes distances, so the target is that of the map that the network's image has.
     """
 
     def __init__(self, tau: float):

@@ -70,22 +70,17 @@ def train(
     exception has the history so far as its attribute `history`.
 
     Where several processes have joined (`processes.start`), each calls this with its share of the
-    pictures, and all take the same steps. A batch that a GPU has no memory for is computed in
-    pieces, see `guards.Pieces`.
+    pictures, and all take the same steps. Batches too large for a GPU: see `guards.Pieces`.
 
-    Args:
-        model, loss: of images, {task: logits}; of these and a batch, {"total": ..., task: ...}.
-        train_loader, val_loader: yield {"image": float (N, 3, H, W), "semantic": ...,
-            "region_target": ...}. With several processes the train_loader has a
-            `DistributedSampler`, and no picture is in two val_loaders.
-        epochs, learning_rate: length of the whole run, and the highest rate of its one cycle.
-        seed: decides shuffling and augmentation; the initial weights are the caller's.
-        folder: where to keep the state, and `best.safetensors`; see `states.Run`. A run found
-            there is resumed, if it has the same settings and the same data.
-        weighting: how the tasks' losses become one update, see `weighting`; default the plain sum
-            of `loss`. With another one the run cannot be resumed, so `folder` must be None.
-        options: the fields of `Options`.
-
+    Args: model and loss, of images {task: logits}, of these and a batch {"total": ..., task: ...};
+        train_loader and val_loader yield {"image": float (N, 3, H, W), "semantic": ...,
+        "region_target": ...}, and with several processes the train_loader has a
+        `DistributedSampler`, and no picture is in two val_loaders; epochs and learning_rate, length
+        of the whole run and the highest rate of its one cycle; seed decides shuffling and
+        augmentation, while the initial weights are the caller's; folder, where to keep the state
+        and `best.safetensors`, see `states.Run`: a run found there is resumed, if it has the same
+        settings and the same data; weighting, how the tasks' losses become one update, default the
+        plain sum, and with another one no folder; options, the fields of `Options`.
     Returns: one dict an epoch: "epoch", "learning_rate", "seconds", "memory_mib" (highest in use so
         far), "train_total", "train_<task>", what `validate` returns, what the weighting remembers.
     Raises: FloatingPointError, a loss or a gradient is not finite; names task, epoch, batch and

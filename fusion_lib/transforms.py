@@ -1,8 +1,7 @@
 """Joint transforms: whatever moves the image moves its label maps with it, by nearest neighbour.
 
-A sample is a dict of torchvision `tv_tensors` (see `datasets`), and torchvision's own transforms
-keep its parts together. What they do not know is that this project has two kinds of void, and that
-a region cut in two by a crop is two regions; `Finish` takes care of both.
+Torchvision's own transforms keep a sample's `tv_tensors` together. What they do not know, two kinds
+of void, and that a region cut in two by a crop is two regions, `Finish` takes care of.
 """
 
 import torch
@@ -56,9 +55,8 @@ def augmentation(
     """Flip, and at will crop, rotate and change the light. The crop is scaled back to `size`.
 
     Args: size, (H, W) of what comes out; smallest_crop, smallest share of the picture's area that a
-        crop keeps, in (0, 1], where 1 crops nothing; rotation, largest angle in degrees, either
-        way; light, largest relative change of brightness, contrast and saturation, in [0, 1).
-    Raises: ValueError, smallest_crop or light is out of its range.
+        crop keeps, in (0, 1], where 1 crops nothing; rotation, largest angle in degrees; light,
+        largest relative change of brightness, contrast and saturation, in [0, 1); else ValueError.
     """
     checks.expect(0 <= light < 1, "light", light, "a relative change in [0, 1)")
     checks.expect(0 < smallest_crop <= 1, "smallest_crop", smallest_crop, "a share in (0, 1]")

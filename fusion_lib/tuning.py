@@ -35,8 +35,7 @@ def best_of(grid: dict[str, tuple], score: Callable) -> dict:
 
 
 def tune_decoding(model, dataset, size=None, joint: bool = True) -> dict:
-    """The decoding that suits a (validation) data set best: regions by mean covering, then the
-    vote's weight by mIoU.
+    """The decoding that suits a data set best: by mean covering, then the vote's weight by mIoU.
 
     Args: size, as in `prediction.predict`; joint, False for no class edges and one vote a region.
     Returns: the arguments of `regions.fuse`; without the semantic task those of `regions.decode`.

@@ -1,8 +1,7 @@
 """From two losses to one update: the plain sum, or methods that weigh losses or gradients.
 
-The methods come from the package torchjd (documented at torchjd.org, which names their papers),
-except uncertainty weighting, which is written out. Each object serves one training run. All but the
-plain sum see the losses as they are, without alpha and beta.
+The methods come from the package torchjd (torchjd.org names their papers), but for uncertainty
+weighting. Each object serves one training run; all but the plain sum leave out alpha and beta.
 """
 
 from collections.abc import Callable
@@ -79,9 +78,8 @@ class GradientWeighting(PlainSum):
     """Weigh the tasks' gradients in the shared parameters; elsewhere stands the sum's gradient.
 
     Let row i of J be the gradient of loss i in the shared parameters. The method, a `Weighting` of
-    torchjd, maps the Gramian J J^T, (2, 2), which holds the squared norms and the inner product of
-    the two gradients, to weights w, (2,); the shared gradient becomes w J. The means over an epoch
-    of both norms and of the cosine go into the history.
+    torchjd, maps the Gramian J J^T, (2, 2), to weights w, (2,); the shared gradient becomes w J.
+    Its means over an epoch, as two norms and their cosine, go into the history.
     """
 
     def __init__(self, method: nn.Module):
@@ -120,8 +118,7 @@ GRADIENTS |= {"Aligned-MTL": "AlignedMTL", "IMTL-G": "IMTLG", "DualProj": "DualP
 
 
 def choose(name: str) -> PlainSum:
-    """The method of that name (else a ValueError), ready for a run of two tasks. All but the first
-    two need torchjd (else a ModuleNotFoundError)."""
+    """The method of that name (else a ValueError), for a run of two tasks; most need torchjd."""
     written_out = {"sum": PlainSum, "uncertainty": Uncertainty}
     if name in written_out:
         return written_out[name]()

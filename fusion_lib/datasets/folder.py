@@ -22,8 +22,7 @@ class FolderDataset(SegmentationDataset):
     task adds no information, and a warning says so.
 
     Args: root, the folder that holds `images/`; classes, their names in the order of their indices;
-        things, names or indices of the classes whose regions are single things, where all others
-        are stuff (None: unknown).
+        things, names or indices of those whose regions are single things, all others being stuff.
     Raises: FileNotFoundError, no images, or an image without its mask; TypeError or ValueError,
         `things` is no list of classes; ValueError, a file that `decoding.read_files` refuses.
     """

@@ -1,13 +1,12 @@
 """Scenes as a data set: the shipped ones, or others drawn with other knobs."""
 
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from fusion_lib import checks, scenes
-from fusion_lib.datasets.base import SegmentationDataset
+from fusion_lib.datasets.base import SegmentationDataset, Transform
 from fusion_lib.engine.files import SUMS, data_file, read_sums, sha256
 
 AGAIN = "write it again with: python -m fusion_lib.scenes FOLDER"
@@ -19,19 +18,14 @@ class Scenes(SegmentationDataset):
     Args: split, "train", "val" or "test"; folder, what `python -m fusion_lib.scenes` wrote, else
         the shipped data (`data_file`); knobs of `scenes.sample_scene`, in place of a folder: scenes
         of the same seeds are drawn with them, which takes seconds.
-    Raises: ValueError, another split, a folder and knobs, a file whose sha256 is not the one in
-        SHA256SUMS, or one of another edition; FileNotFoundError, the file or SHA256SUMS is not
-        there.
+    Raises: ValueError, another split, a folder and knobs, a file of another edition, or of another
+        sha256 than SHA256SUMS has; FileNotFoundError, one of the two is not there.
     """
 
     classes, things, stuff = scenes.CLASSES, scenes.THINGS, scenes.STUFF
 
     def __init__(
-        self,
-        split: str,
-        transform: Callable | None = None,
-        folder: str | Path | None = None,
-        **knobs,
+        self, split: str, transform: Transform = None, folder: str | Path | None = None, **knobs
     ):
         super().__init__(transform)
         checks.expect(split in scenes.SPLITS, "split", split, f"one of {list(scenes.SPLITS)}")
@@ -46,22 +40,20 @@ class Scenes(SegmentationDataset):
         return len(self._maps[0])
 
     def read(self, index: int):
-        image, semantic, region = (values[index] for values in self._maps)
-        return image, semantic, region
+        images, semantic, region = self._maps
+        return images[index], semantic[index], region[index]
 
 
-@cache
-def _drawn(split: str, **knobs) -> tuple[np.ndarray, ...]:
-    return scenes.draw_split(split, **knobs)
+_drawn = cache(scenes.draw_split)
 
 
-def _read(path: Path) -> tuple[np.ndarray, ...]:
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with np.load(path) as file:
         edition = int(file["edition"]) if "edition" in file else 1
-        if edition != scenes.EDITION:
-            told = f"{path.name} holds scenes of edition {edition}, expected {scenes.EDITION}"
-            raise ValueError(f"{told}; {AGAIN}, or draw others: Scenes(split, edition={edition})")
-        return tuple(file[name] for name in ("images", "semantic", "region"))
+        told = f"{path.name} holds scenes of edition {edition}, expected {scenes.EDITION}"
+        others = f"{AGAIN}, or draw others: Scenes(split, edition={edition})"
+        checks.require(edition == scenes.EDITION, f"{told}; {others}")
+        return file["images"], file["semantic"], file["region"]
 
 
 def _written(path: Path) -> Path:

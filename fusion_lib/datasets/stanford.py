@@ -14,7 +14,7 @@ from PIL import Image
 
 from fusion_lib import checks
 from fusion_lib.datasets.base import SegmentationDataset, Transform
-from fusion_lib.engine.files import CACHE_VARIABLE, cache_folder, data_folder, fetch, write_whole
+from fusion_lib.engine.files import CACHE_VARIABLE, cache_folder, data_folder, fetch
 
 ARCHIVE_VARIABLE = "FUSION_STANFORD_ARCHIVE"  # environment: iccv09Data.tar.gz, or its folder
 SPLITS = ("train", "val", "test")
@@ -27,9 +27,8 @@ class StanfordBackground(SegmentationDataset):
 
     Samples hold "surfaces" too: whether a pixel is sky, or on a horizontal or a vertical surface;
     void 255. The first use parses the archive (half a minute) and keeps the pixels in
-    `cache_folder()`; later uses map that file into memory. The archive is what the environment
-    variable FUSION_STANFORD_ARCHIVE names, the .tar.gz or its unpacked folder, else what
-    `download_stanford_background` fetches.
+    `cache_folder()`. The environment variable FUSION_STANFORD_ARCHIVE names the .tar.gz or its
+    unpacked folder, else `download_stanford_background` fetches it.
 
     Args: split, "train", "val" (the fold after the test fold) or "test"; fold, 0..4, the test fold.
     Raises: ValueError, another split or fold, or an archive that is cut short or altered, which is
@@ -47,24 +46,17 @@ class StanfordBackground(SegmentationDataset):
         super().__init__(transform)
         checks.expect(split in SPLITS, "split", split, f"one of {SPLITS}")
         checks.expect(fold in range(5), "fold", fold, "0, 1, 2, 3 or 4")
-        cache = cache_folder() / self.cache_name()
-        if not (cache / "index.csv").is_file():
-            with _lock_of(cache):
-                _write_cache(cache, self.CONTENT_SHA256)
-        self._pixels = np.load(cache / "pixels.npy", mmap_mode="r")  # (P, 6), as `_parse` returns
+        self._cache = cache_folder() / f"stanford_photographs_{self.CONTENT_SHA256[:12]}"
+        if not self._cache.is_dir():
+            with _lock_of(self._cache):
+                _write_cache(self._cache, self.CONTENT_SHA256)
         role = {str(fold): "test", str((fold + 1) % 5): "val"}
-        folds = dict(_rows(data_folder() / "stanford_background_folds.csv"))
-        rows = _rows(cache / "index.csv")
-        self._rows = [row for row in rows if role.get(folds[row[0]], "train") == split]
-        self.image_ids = [row[0] for row in self._rows]
-
-    @classmethod
-    def cache_name(cls) -> str:
-        """Name of the cached copy inside `cache_folder()`."""
-        return f"stanford_background_{cls.CONTENT_SHA256[:12]}"
+        lines = (data_folder() / "stanford_background_folds.csv").read_text().split()[1:]
+        folds = [line.split(",") for line in lines]
+        self.image_ids = [name for name, own in folds if role.get(own, "train") == split]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.image_ids)
 
     def read(self, index: int):
         pixels = self._photograph(index)
@@ -74,8 +66,7 @@ class StanfordBackground(SegmentationDataset):
         return {"surfaces": self._photograph(index)[..., 5]}
 
     def _photograph(self, index: int) -> np.ndarray:
-        height, width, start = map(int, self._rows[index][1:])
-        return self._pixels[start : start + height * width].reshape(height, width, 6)
+        return np.load(self._cache / f"{self.image_ids[index]}.npy")  # as `_parse` returned it
 
 
 def download_stanford_background() -> Path:
@@ -83,10 +74,6 @@ def download_stanford_background() -> Path:
     path = cache_folder() / "iccv09Data.tar.gz"
     elsewhere = f"Get iccv09Data.tar.gz elsewhere and set {ARCHIVE_VARIABLE} to its path"
     return path if path.is_file() else fetch(StanfordBackground.URL, path, elsewhere)
-
-
-def _rows(path: Path) -> list[list[str]]:
-    return [line.split(",") for line in path.read_text().split()[1:]]
 
 
 def _read_archive(expected_sha256: str) -> dict[str, bytes]:
@@ -105,8 +92,7 @@ def _read_archive(expected_sha256: str) -> dict[str, bytes]:
 
 
 def _from_folder(source: Path) -> dict[str, bytes]:
-    root = source / "iccv09Data" if (source / "iccv09Data").is_dir() else source
-    paths = [path for path in root.glob("*/*") if path.name.endswith(READ)]
+    paths = [path for path in source.rglob("*") if path.name.endswith(READ)]
     return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in paths}
 
 
@@ -139,22 +125,18 @@ def _cannot_write(cache: Path, error: OSError) -> OSError:
 
 
 def _write_cache(cache: Path, expected_sha256: str) -> None:
-    """Parse every photograph into one array; what is written last says that the cache is whole."""
-    if (cache / "index.csv").is_file():
+    """Parse every photograph into a file of its own, in a folder that is named when it is whole."""
+    if cache.is_dir():
         return  # another process has written it meanwhile
-    files = _read_archive(expected_sha256)
-    pixels, index, start = [], "image_id,height,width,start\n", 0
-    for image_id in sorted(Path(name).stem for name in files if name.endswith(".jpg")):
-        photograph = _parse(files, image_id)
-        index += f"{image_id},{photograph.shape[0]},{photograph.shape[1]},{start}\n"
-        pixels.append(photograph.reshape(-1, 6))
-        start += len(pixels[-1])
+    files, part = _read_archive(expected_sha256), cache.with_suffix(".part")
     try:
-        cache.mkdir(exist_ok=True)
-        np.save(cache / "pixels.npy", np.concatenate(pixels))
-        write_whole(cache / "index.csv", index.encode())
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+        part.mkdir()
+        for image_id in sorted(Path(name).stem for name in files if name.endswith(".jpg")):
+            np.save(part / f"{image_id}.npy", _parse(files, image_id))
+        part.rename(cache)
     except OSError as error:
-        shutil.rmtree(cache, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         raise _cannot_write(cache, error) from error
 
 

@@ -1,8 +1,7 @@
 """PASCAL VOC 2012 and Cityscapes, on top of torchvision's classes, which find the files.
 
-Both label objects one by one, and all else by class alone. So a region is here an object: all its
-pixels, also where something before it cuts it in two (the transforms then make two of it); and
-elsewhere a connected area of one class: of background, road, sky and so on.
+Both label objects one by one, and all else by class alone. So a region is an object (if something
+cuts it in two, it is the transforms that make two of it), or elsewhere a connected area of a class.
 """
 
 from pathlib import Path
@@ -17,12 +16,8 @@ from fusion_lib.scenes import REGION_VOID, SEMANTIC_VOID, connected_regions
 
 
 def object_regions(objects: np.ndarray, labels: np.ndarray, void: np.ndarray) -> np.ndarray:
-    """Objects, and between them the connected areas of equal label.
-
-    Args: objects (H, W), integers, a positive one an object, 0 where there is none; labels (H, W),
-        non-negative integers; void (H, W), bool.
-    Returns: (H, W) int64 ids 0..R-1, void -1.
-    """
+    """Objects, positive integers (H, W), and between them the connected areas of equal label,
+    non-negative integers (H, W); void (H, W) is bool. Returns (H, W) int64 ids 0..R-1, void -1."""
     region = connected_regions(np.where(void | (objects > 0), REGION_VOID, labels))
     here = (objects > 0) & ~void
     region[here] = region.max(initial=-1) + 1 + np.unique(objects[here], return_inverse=True)[1]
@@ -32,8 +27,7 @@ def object_regions(objects: np.ndarray, labels: np.ndarray, void: np.ndarray) ->
 class PairedFiles(SegmentationDataset):
     """A picture and two masks of its size for each sample, at places that a subclass finds.
 
-    Args: root, the folder that holds the data set's folders; split, "train" or "val" (the labels of
-        the test pictures are not public).
+    Args: root, the folder of its folders; split, "train" or "val" (labels of "test" are secret).
     Raises: FileNotFoundError, a folder or a file is missing, or there are no pictures at all;
         ValueError, another split, a file that `decoding.read_files` refuses, an unknown label.
     """
@@ -87,13 +81,9 @@ class Cityscapes(PairedFiles):
 
     Semantic labels are the train ids, void 255 the labels without one. An instance id of 1000 or
     more is an object (class * 1000 + its number); below, it is a label, and a region is a connected
-    area of it (a crowd of people whom nobody told apart is one too). Regions are void where the
-    label's category is "void" (unlabelled, the own car, what is static or dynamic and of no class).
-    Labels that are merely rare, as parking or trailer, have known outlines: there only the semantic
-    label is void.
-
-    The files need an account at cityscapes-dataset.com. `root` holds leftImg8bit/ and gtFine/, or
-    their archives ..._trainvaltest.zip, which torchvision unpacks.
+    area of it, as a crowd of people whom nobody told apart. Regions are void where the label's
+    category is "void"; of rare labels, as parking or trailer, only the semantic label is. `root`
+    holds leftImg8bit/ and gtFine/, or ..._trainvaltest.zip of both, from cityscapes-dataset.com.
     """
 
     _LABELS = [label for label in torchvision.datasets.Cityscapes.classes if label.id >= 0]

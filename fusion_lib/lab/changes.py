@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from fusion_lib import checks, evaluation, scenes
+from fusion_lib import checks, evaluation, rendering, scenes
 from fusion_lib.datasets import Scenes, SegmentationDataset
 from fusion_lib.prediction import predict
 from fusion_lib.regions import fuse, has_regions
@@ -157,7 +157,7 @@ def _hide(scene, share, chance):
     painted[covered] += 255 * GRAIN * chance.standard_normal(image.shape)[covered]
     region = scenes.connected_regions(np.where(covered, scenes.REGION_VOID, region))
     sizes = np.bincount(region.ravel() + 1)[region + 1]
-    void = (region == scenes.REGION_VOID) | (sizes < scenes.SMALLEST_REGION)
+    void = (region == scenes.REGION_VOID) | (sizes < rendering.SMALLEST_REGION)
     region = scenes.connected_regions(np.where(void, scenes.REGION_VOID, region))
     return _to_bytes(painted), np.where(void, scenes.SEMANTIC_VOID, semantic), region
 

@@ -36,23 +36,17 @@ class FusionModel(nn.Module):
 
     With a single entry in `outputs` it is the single-task network that fusion is compared with.
 
-    Args:
-        outputs: {task: number of classes}, e.g. {"semantic": 8, "region": 3}.
-        encoder: "small" (`ConvEncoder`) or one of `encoders.NAMES`.
-        width: channels of the finest stage of the small encoder, and of the decoder.
-        pretrained: start the encoder from ImageNet weights; "small" has none. Those of "lite0" come
-            inside a package, the others torchvision downloads.
-        sharing: what stands between the shared features and the classifiers, one of `SHARING`.
-        frozen_stages: how many stages of the encoder stay as they are, see `freeze`.
-
-    Shape:
-        images: (N, 3, H, W) float in [0, 1], with N >= 1 and H, W >= 16, not normalised yet.
-        returns: {task: logits (N, classes, H, W)}.
-
+    Args: outputs, {task: number of classes}, e.g. {"semantic": 8, "region": 3}; encoder, "small"
+        (`ConvEncoder`) or one of `encoders.NAMES`; width, channels of the finest stage of the small
+        encoder, and of the decoder; pretrained, start the encoder from ImageNet weights: "small"
+        has none, those of "lite0" come inside a package, the others torchvision downloads; sharing,
+        what stands between the shared features and the classifiers, one of `SHARING`;
+        frozen_stages, how many stages of the encoder stay as they are, see `freeze`.
+    Shape: images (N, 3, H, W) float in [0, 1], not normalised, N >= 1 and H, W >= 16 ->
+        {task: logits (N, classes, H, W)}.
     Raises: ValueError, an argument is none of these: a task without a usable name, fewer than 2 or
         more than 254 classes, images of another shape or (looked at on the CPU alone) above 1;
-        TypeError, outputs is no dictionary, or images are not float; OSError, ImageNet weights
-        cannot be downloaded.
+        TypeError, outputs is no dictionary, or images are not float; OSError, no ImageNet weights.
     """
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -111,12 +105,8 @@ class FusionModel(nn.Module):
 
     def freeze(self, stages: int) -> None:
         """Keep the encoder's first stages, the finest ones, as they are from now on; 0 frees all.
-
-        Their parameters get no gradients. Their batch normalisation stays in evaluation mode, also
-        in training, so that its running statistics do not move either.
-
-        Raises: ValueError, there are not that many stages.
-        """
+        Their parameters get no gradients, and their batch normalisation stays in evaluation mode,
+        so that its running statistics do not move either. ValueError: there are not that many."""
         there = len(self.encoder.stages)
         expected = f"0 (none) to {there} (the whole encoder)"
         checks.expect(stages in range(there + 1), "frozen_stages", stages, expected)
@@ -159,9 +149,8 @@ def parameter_groups(model: nn.Module, learning_rate: float, encoder_factor: flo
     Discriminative fine-tuning (Howard & Ruder 2018, section 3.1, there with one rate a layer).
     Frozen parameters are in no group, any other is in exactly one.
 
-    Args: model, a `FusionModel` or `TwoNetworks`, with factor 1 any module; learning_rate of
-        decoder and heads, the first group.
-    Returns: [{"params": [...], "lr": rate}, ...]; with factor 1 one group, in the model's order.
+    Args: model, a `FusionModel` or `TwoNetworks`; with factor 1 any module, and one group.
+    Returns: [{"params": [...], "lr": rate}, ...], decoder and heads first.
     Raises: ValueError, encoder_factor is not above 0, or not finite.
     """
     expected = "a number above 0 (freeze what shall not learn)"
@@ -171,8 +160,6 @@ def parameter_groups(model: nn.Module, learning_rate: float, encoder_factor: flo
         return [{"params": trained, "lr": learning_rate}]
     networks: Iterable = model.networks.values() if isinstance(model, TwoNetworks) else [model]
     encoder = {id(p) for network in networks for p in network.encoder.parameters()}
-    groups = [
-        {"params": [p for p in trained if id(p) not in encoder], "lr": learning_rate},
-        {"params": [p for p in trained if id(p) in encoder], "lr": encoder_factor * learning_rate},
-    ]
-    return [group for group in groups if group["params"]]
+    others, own = ([p for p in trained if (id(p) in encoder) == inside] for inside in (False, True))
+    groups = (others, learning_rate), (own, encoder_factor * learning_rate)
+    return [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters]

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 
 class ConvBlock(nn.Sequential):
-    """3 x 3 convolution, batch normalisation, ReLU: (N, C_in, H, W) -> (N, C_out, H / stride, W /
-    stride), rounded up."""
+    """3 x 3 convolution, batch norm, ReLU: (N, C, H, W) -> (N, C', ceil(H / stride), same of W)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__(

@@ -29,8 +29,7 @@ class HardSharing(nn.Module):
 
 
 class AttentionMasks(HardSharing):
-    """A soft mask for each task over the shared features, F_t = sigmoid(W_t * F) . F (after Liu et
-    al. 2019, eq. 1-2)."""
+    """A soft mask a task, F_t = sigmoid(W_t * F) . F (after Liu et al. 2019, eq. 1-2)."""
 
     def __init__(self, tasks: list[str], width: int, channels: Sequence[int] = ()):
         super().__init__(tasks, width, channels)
@@ -49,7 +48,11 @@ class OwnBlocks(HardSharing):
 
     def __init__(self, tasks: list[str], width: int, channels: Sequence[int] = ()):
         super().__init__(tasks, width, channels)
-        self.own = nn.ModuleDict({task: ConvBlock(width, width) for task in tasks})
+        self.own = nn.ModuleDict({task: self.part(width, channels) for task in tasks})
+
+    def part(self, width: int, channels: Sequence[int]) -> nn.Module:
+        """What one task has of its own, of that many features."""
+        return ConvBlock(width, width)
 
     def forward(self, shared: Tensor) -> dict[str, Tensor]:
         return {task: block(shared) for task, block in self.own.items()}
@@ -86,24 +89,15 @@ class CrossTaskGates(OwnBlocks):
         return features
 
 
-class OwnDecoders(HardSharing):
+class OwnDecoders(OwnBlocks):
     """A whole decoder for each task on the encoder's feature maps: only the encoder is shared.
     Shape: list of maps as for `Decoder` -> {task: (N, width, H_0, W_0)}."""
 
     shared_decoder = nn.Identity
 
-    def __init__(self, tasks: list[str], width: int, channels: Sequence[int]):
-        super().__init__(tasks, width, channels)
-        self.own = nn.ModuleDict({task: Decoder(channels, width) for task in tasks})
-
-    def forward(self, shared: list[Tensor]) -> dict[str, Tensor]:
-        return {task: decoder(shared) for task, decoder in self.own.items()}
+    def part(self, width: int, channels: Sequence[int]) -> nn.Module:
+        return Decoder(channels, width)
 
 
-SHARING: dict[str, type[HardSharing]] = {
-    "hard": HardSharing,
-    "attention": AttentionMasks,
-    "blocks": OwnBlocks,
-    "gates": CrossTaskGates,
-    "decoders": OwnDecoders,
-}
+SHARING: dict[str, type[HardSharing]] = {"hard": HardSharing, "attention": AttentionMasks}
+SHARING |= {"blocks": OwnBlocks, "gates": CrossTaskGates, "decoders": OwnDecoders}

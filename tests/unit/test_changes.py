@@ -7,7 +7,7 @@ import torch
 from examples import SEEDS, random_region_map, tiny_model
 from scipy import ndimage
 
-from fusion_lib import evaluation, scenes
+from fusion_lib import evaluation, rendering, scenes
 from fusion_lib.datasets import Scenes, SegmentationDataset
 from fusion_lib.lab import changes, recipes
 from fusion_lib.lab.changes import (
@@ -247,7 +247,7 @@ def test_regions_left_by_patches_are_connected_numbered_and_not_tiny():
     for index in range(0, 100, 15):
         _, semantic, region = Changed(shipped, "test", "occlusion", 3).read(index)
         np.testing.assert_array_equal(region, scenes.connected_regions(region))
-        assert np.bincount(region[region >= 0]).min() >= scenes.SMALLEST_REGION
+        assert np.bincount(region[region >= 0]).min() >= rendering.SMALLEST_REGION
         np.testing.assert_array_equal(region == -1, semantic == 255)
 
 

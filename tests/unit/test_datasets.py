@@ -414,14 +414,15 @@ def test_stanford_second_use_needs_no_archive(stanford, cache, monkeypatch):
     monkeypatch.setattr(stanford_module, "_parse", None)  # nothing is parsed again
     assert torch.equal(StanfordBackground("test")[0]["image"], first["image"])
     assert [path.name for path in cache.iterdir() if path.is_dir()] == [
-        f"stanford_background_{StanfordBackground.CONTENT_SHA256[:12]}"
+        f"stanford_photographs_{StanfordBackground.CONTENT_SHA256[:12]}"
     ]
 
 
-def test_stanford_cache_without_surfaces_is_neither_used_nor_touched(stanford, cache):
+@pytest.mark.parametrize("kinds", [READ[:3], READ])
+def test_stanford_cache_of_another_form_is_neither_used_nor_touched(stanford, cache, kinds):
     """Until surfaces were read, a cache had five bytes a pixel, and a name made from what was read
-    then."""
-    old = cache / f"stanford_background_{content_sha256(made_up_files(), READ[:3])[:12]}"
+    then; and until each photograph had a file of its own, all lay in one."""
+    old = cache / f"stanford_background_{content_sha256(made_up_files(), kinds)[:12]}"
     old.mkdir(parents=True)
     np.save(old / "pixels.npy", np.zeros((1, 5), np.uint8))
     (old / "index.csv").write_text(
@@ -429,6 +430,13 @@ def test_stanford_cache_without_surfaces_is_neither_used_nor_touched(stanford, c
     )
     assert StanfordBackground("test")[0]["surfaces"].shape == (12, 20)
     assert np.load(old / "pixels.npy").shape == (1, 5) and len(list(cache.glob("*/"))) == 2
+
+
+def test_stanford_cache_of_a_killed_process_is_made_again(stanford, cache):
+    part = cache / f"stanford_photographs_{StanfordBackground.CONTENT_SHA256[:12]}.part"
+    part.mkdir(parents=True)
+    (part / f"{IDS[0]}.npy").write_bytes(b"half")
+    assert StanfordBackground("test")[0]["surfaces"].shape == (12, 20) and not part.exists()
 
 
 @pytest.mark.parametrize("split", ["Train", "testing", None])

@@ -189,7 +189,7 @@ def test_shipped_regions_are_connected_numbered_from_0_and_of_one_class(split):
         _, semantic, region = data.read(index)
         np.testing.assert_array_equal(region == -1, semantic == 255)
         ids, sizes = np.unique(region[region >= 0], return_counts=True)
-        assert ids.tolist() == list(range(len(ids))) and sizes.min() >= scenes.SMALLEST_REGION
+        assert ids.tolist() == list(range(len(ids))) and sizes.min() >= rendering.SMALLEST_REGION
         for number in ids:
             assert ndimage.label(region == number)[1] == 1  # 4-connected
             assert len(np.unique(semantic[region == number])) == 1
