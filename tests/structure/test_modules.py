@@ -70,7 +70,7 @@ ORDER = (
     "lab.hosted",
 )
 # Non-blank lines that each part may have. The aim is 2,600, 800 and 1,700; no part may grow again.
-PARTS = {"": 2845, "engine": 800, "lab": 1920}
+PARTS = {"": 2690, "engine": 800, "lab": 1800}
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 250, 60, 10
 
 

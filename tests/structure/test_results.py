@@ -34,7 +34,7 @@ def test_results_file_is_sound_and_of_this_version(name):
 
 
 # Declared, and not all of their runs made yet; an experiment that is complete has to leave.
-UNDER_WAY = {"full_resolution"}
+UNDER_WAY = {"full_resolution", "first_edition", "worth_tuning"}
 
 
 @pytest.mark.parametrize("name", sorted(EXPERIMENTS))
