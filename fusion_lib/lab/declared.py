@@ -80,7 +80,7 @@ def settings(run: dict) -> dict:
     recipe = recipe_of(run)
     pairs = [(field, getattr(recipe, field.name)) for field in fields(recipe)]
     named = {f.name: v for f, v in pairs if f.name not in LATER or v != f.default}
-    named |= _knobs(run)
+    named |= _knobs(run) | ({"rival": run["rival"]} if run.get("rival", "none") != "none" else {})
     named |= {"dataset": DATA[run.get("data", "scenes")][1], "design": named.pop("model")}
     return named | {"model": run["model"], "seed": run["seed"]}
 

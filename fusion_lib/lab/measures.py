@@ -12,7 +12,7 @@ from filelock import FileLock
 from torch.utils.data import Subset
 
 from fusion_lib import checks, datasets, metrics, models, prediction
-from fusion_lib.lab import changes, declared, recipes, rivals
+from fusion_lib.lab import changes, declared, few_names, recipes, rivals
 from fusion_lib.lab.declared import recipe_of, settings
 from fusion_lib.lab.runner import fingerprint
 from fusion_lib.models import encoders
@@ -69,17 +69,32 @@ def train(run: dict, scratch: Path | None):
     none = f"model {run['model']!r} has no learning rate for the start {run.get('start')!r}"
     advice = "run the tuning experiment, and enter the best into TUNED"
     checks.require(recipe.learning_rate is not None, f"{none}; {advice}")
+    recipe, build = _rival(run, recipe, scratch)
     if scratch is None:
-        return _fit(run, recipe)
+        return _fit(run, recipe, build=build)
     scratch.mkdir(parents=True, exist_ok=True)
     folder = scratch / fingerprint(settings(run))
     with FileLock(f"{folder}.lock"):
-        return _fit(run, recipe, folder)
+        return _fit(run, recipe, folder, build)
 
 
-def _fit(run: dict, recipe: recipes.Recipe, folder: Path | None = None):
-    build = rivals.Rival if run["model"] in rivals.DECODERS else models.FusionModel
-    return recipes.fit(recipe, declared.MODELS[run["model"]][0], run["seed"], folder, build)
+def _rival(run: dict, recipe: recipes.Recipe, scratch: Path | None):
+    """Recipe and build of a run, after what its "rival" has to train before, see `few_names`."""
+    rival = run.get("rival", "none")
+    if rival == "region pretraining":
+        before = {**run, "rival": "none", "model": "region only", "labels": 1.0}
+        return recipe, few_names.begun_with(train(before, scratch)[0])
+    if rival in few_names.RIVALS:
+        teacher = train({**run, "rival": "none"}, scratch)[0]
+        voted = rival == "voted pseudo-labels"
+        recipe = few_names.renamed(recipe, teacher, run["seed"], voted)
+    return recipe, None
+
+
+def _fit(run: dict, recipe: recipes.Recipe, folder: Path | None = None, build=None):
+    own = rivals.Rival if run["model"] in rivals.DECODERS else models.FusionModel
+    outputs = declared.MODELS[run["model"]][0]
+    return recipes.fit(recipe, outputs, run["seed"], folder, build or own)
 
 
 def train_and(measure: Callable, run: dict, scratch: Path | None) -> dict:

@@ -113,8 +113,7 @@ def _training_loader(recipe: Recipe, outputs: dict[str, int], seed: int, sharers
         return ResidentLoader(kept, recipe.batch_size, tau=recipe.tau, device=device, **seen)
     train = _pictures(recipe, outputs, "train", augmentation(**seen))
     sampler, count = RandomSampler(train), len(train)
-    drawn = np.random.default_rng(seed).permutation(count).tolist()
-    drawn = drawn[: max(1, round(min(recipe.labels, recipe.pictures) * count))]
+    drawn = kept_pictures(min(recipe.labels, recipe.pictures), count, seed)
     if sharers > 1:
         sampler = data.DistributedSampler(train, seed=seed, drop_last=True)
     elif recipe.pictures < 1:
@@ -129,6 +128,11 @@ def _training_loader(recipe: Recipe, outputs: dict[str, int], seed: int, sharers
         sampler = data.WeightedRandomSampler(chances, count)
         train = datasets.PartlyLabelled(train, drawn)
     return DataLoader(train, recipe.batch_size // sharers, sampler=sampler, drop_last=True)
+
+
+def kept_pictures(share: float, count: int, seed: int) -> list[int]:
+    """Which of so many pictures a share keeps; a larger share holds those of a smaller one."""
+    return np.random.default_rng(seed).permutation(count).tolist()[: max(1, round(share * count))]
 
 
 def _pictures(recipe: Recipe, outputs: dict[str, int], split: str, transform: Callable):
