@@ -14,7 +14,7 @@ DATASET ?= scenes
 PYTHON ?= python3
 PY := .venv/bin/python
 # Threads that wait sleep: where others use the cores, they would else take them for nothing, and
-# tests that last minutes last hours.
+# tests that last minutes last hours. The tests' own pictures are too small to share.
 export OMP_WAIT_POLICY ?= passive
 
 .PHONY: run test check lowest lab bench outputs experiment checkpoint wheel colab clean
@@ -23,7 +23,7 @@ run: .venv/ready
 	$(PY) -m fusion_lib.lab.jobs $(DATASET)
 
 test: check
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs tests  # the tests' pictures are too small to share
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs tests
 	$(PY) tests/notebooks/strict.py -q
 
 check: .venv/ready
