@@ -1109,3 +1109,21 @@ def test_stored_results_are_of_this_version_and_whole(name):
     if not path.is_file():
         pytest.skip(f"{path.name} is not there yet")
     assert Table(EXPERIMENTS[name], path).problems == []
+
+
+def test_results_of_the_first_edition_are_not_read_as_those_of_the_second(path):
+    def experiment(data: str) -> Experiment:
+        runs = ({"seed": 0, "model": "hard sharing", "learning_rate": 8e-3},)
+        return Experiment(
+            "About.",
+            runs,
+            ("miou",),
+            lambda run: declared.settings({**run, "data": data}),
+            lambda run, folder: {"miou": 0.7, "minutes": 1.0, "memory_mib": 1.0},
+        )
+
+    go(path, experiment("scenes"))
+    assert len(Table(experiment("scenes"), path).rows) == 1
+    changed = r"changed \(there, now\): {'dataset': \('Scenes', 'Scenes, second edition'\)}"
+    with pytest.raises(ValueError, match=changed):
+        Table(experiment("second edition"), path)
