@@ -106,7 +106,12 @@ EXPERIMENTS = {
         + _second(beta=2.0, learning_rate=HIGH_RATES, model="own decoders", regions=TAUGHT[2])
         + _second(learning_rate=4e-3, weight_decay=(0.0, 0.05), model="semantic only")
         + _second(learning_rate=1.6e-2, weight_decay=(0.0, 0.05), model="region only")
-        + _second(epochs=60, learning_rate=NAMES_RATES[1:], model="semantic only"),
+        + _second(epochs=60, learning_rate=NAMES_RATES[1:], model="semantic only")
+        # Where seed 0 was best at the highest rate or beta, the next ones, too.
+        + _second(beta=2.0, learning_rate=6.4e-2, model=SHARINGS[:2])
+        + _second(beta=2.0, learning_rate=6.4e-2, model="own decoders", regions="outlines")
+        + _second(learning_rate=6.4e-2, model="region only")
+        + _second(beta=(4.0, 8.0), learning_rate=3.2e-2, model="own decoders"),
         measure=partial(measures.worth_scores, split="val"),
     ),
     "first_edition": _worth(
