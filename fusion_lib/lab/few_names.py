@@ -7,25 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from fusion_lib import models, prediction, regions
-from fusion_lib.datasets.base import SegmentationDataset
 from fusion_lib.lab import recipes
 
 RIVALS = ("pseudo-labels", "voted pseudo-labels", "region pretraining")  # values of a run's "rival"
-
-
-class Renamed(SegmentationDataset):
-    """Another data set with other semantic maps, one (H, W) a picture, void 255."""
-
-    def __init__(self, dataset, maps: list[np.ndarray], transform: Callable | None):
-        self.dataset, self.maps, self.classes = dataset, maps, dataset.classes
-        super().__init__(transform)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def read(self, index: int):
-        image, _, region = self.dataset.read(index)
-        return image, self.maps[index], region
 
 
 def renamed(recipe: recipes.Recipe, teacher, seed: int, voted: bool) -> recipes.Recipe:
@@ -34,18 +18,21 @@ def renamed(recipe: recipes.Recipe, teacher, seed: int, voted: bool) -> recipes.
     or (`voted`) one for each true region. Validation and test pictures stay as they are."""
     train = recipe.dataset("train")
     named = set(recipes.kept_pictures(recipe.labels, len(train), seed))
-    maps = []
+    names = []
     for index in range(len(train)):
         _, semantic, region = train.read(index)
         if index not in named:
             logits = prediction.predict(teacher, train[index]["image"], recipes.seen(recipe))
             region = np.where(region < 0, region.max() + 1, region)  # void votes, too
             semantic = regions.vote(logits["semantic"], region, float(voted))
-        maps.append(semantic)
+        names.append(semantic)
+
+    def maps(index: int) -> tuple:
+        return names[index], train.read(index)[2]
 
     def dataset(split: str, transform: Callable | None = None):
         if split == "train":
-            return Renamed(recipe.dataset("train"), maps, transform)
+            return recipes.Relabelled(train, maps, transform)
         return recipe.dataset(split, transform=transform)
 
     return replace(recipe, dataset=dataset, labels=1.0)

@@ -48,7 +48,7 @@ class Recipe:
     pictures: float = 1.0  # share of the training pictures that is used at all
     encoder_factor: float = 1.0  # share of the learning rate that the encoder gets
     weight_decay: float = 1e-2
-    regions: str = "true"  # the region maps that are learned: see `Taught`
+    regions: str = "true"  # the region maps that are learned: see `false_regions`
     resident: bool = False  # training pictures are kept on the device, see engine.resident
 
 
@@ -141,30 +141,41 @@ def _pictures(recipe: Recipe, outputs: dict[str, int], split: str, transform: Ca
     steps = [transform, *(target for task, target in made.items() if task in outputs)]
     if recipe.regions == "true":
         return recipe.dataset(split, transform=v2.Compose(steps))
-    return Taught(recipe.dataset(split), recipe.regions, v2.Compose(steps))
+    true = recipe.dataset(split)
+    return Relabelled(true, false_regions(true, recipe.regions), v2.Compose(steps))
 
 
-class Taught(SegmentationDataset):
-    """Another data set with false region maps, the controls of what region labels are worth:
-    "outlines" has the connected areas of its semantic map, so nothing that the names do not hold;
-    "another scene" the regions of the next picture. ValueError for any other `regions`."""
+class Relabelled(SegmentationDataset):
+    """Another data set with other label maps: `maps` of an index are (semantic, region), each
+    (H, W), void 255 and -1."""
 
-    def __init__(self, dataset, regions: str, transform: Callable):
-        known = ("outlines", "another scene")
-        checks.expect(regions in known, "regions", regions, f'"true" or one of {known}')
-        self.dataset, self.regions, self.classes = dataset, regions, dataset.classes
+    def __init__(self, dataset, maps: Callable[[int], tuple], transform: Callable | None):
+        self.dataset, self.maps, self.classes = dataset, maps, dataset.classes
         super().__init__(transform)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, index: int):
-        image, semantic, _ = self.dataset.read(index)
-        if self.regions == "another scene":
-            return image, semantic, self.dataset.read((index + 1) % len(self))[2]
+        return self.dataset.read(index)[0], *self.maps(index)
+
+
+def false_regions(dataset, regions: str) -> Callable[[int], tuple]:
+    """The maps of a control of what region labels are worth: "outlines" has the connected areas of
+    the semantic map, so nothing that the names do not hold; "another scene" the regions of the next
+    picture. ValueError for any other `regions`."""
+    known = ("outlines", "another scene")
+    checks.expect(regions in known, "regions", regions, f'"true" or one of {known}')
+
+    def maps(index: int) -> tuple[np.ndarray, np.ndarray]:
+        semantic = dataset.read(index)[1]
+        if regions == "another scene":
+            return semantic, dataset.read((index + 1) % len(dataset))[2]
         names = semantic.astype(np.int64)
         names[names == SEMANTIC_VOID] = REGION_VOID
-        return image, semantic, connected_regions(names)
+        return semantic, connected_regions(names)
+
+    return maps
 
 
 def fit(recipe: Recipe, outputs: dict, seed=0, folder=None, build: Callable = models.FusionModel):

@@ -16,7 +16,8 @@ from fusion_lib.lab.recipes import (
     AFFINITY_TASKS,
     SCENES_SECOND,
     TASKS,
-    Taught,
+    Relabelled,
+    false_regions,
     fit,
     loaders,
     seen,
@@ -354,7 +355,8 @@ def test_outlines_of_few_names_come_from_the_labelled_pictures_alone():
 
 
 def test_another_scenes_regions_are_those_of_the_next_picture():
-    data = Taught(SCENES_SECOND.dataset("val"), "another scene", lambda sample: sample)
+    true = SCENES_SECOND.dataset("val")
+    data = Relabelled(true, false_regions(true, "another scene"), None)
     for index, other in ((0, 1), (99, 0)):
         np.testing.assert_array_equal(data[index]["region"], data.dataset[other]["region"])
         np.testing.assert_array_equal(data[index]["semantic"], data.dataset[index]["semantic"])
