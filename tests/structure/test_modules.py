@@ -72,7 +72,7 @@ ORDER = (
 )
 # Non-blank lines that each part may have. The aim is 2,600, 800 and 1,700; the core met it before
 # the scenes of the second edition came.
-PARTS = {"": 2690, "engine": 800, "lab": 1865}
+PARTS = {"": 2690, "engine": 800, "lab": 1860}
 LONGEST_MODULE, LONGEST_FUNCTION, MOST_PARAMETERS = 250, 60, 10
 
 
